@@ -1,0 +1,1 @@
+"""The objectives: pure functions on tensors, and the table that names their combinations."""

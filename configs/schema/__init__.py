@@ -1,0 +1,36 @@
+"""Every knob of a run, as frozen pydantic sections."""
+
+from configs.schema.algorithm import AlgorithmConfig
+from configs.schema.base import Section
+from configs.schema.data import ArithmeticConfig, DataConfig
+from configs.schema.model import ModelConfig, NewModelConfig, TokenizerConfig
+from configs.schema.rewards import RewardPoolConfig, RewardSpec
+from configs.schema.rollout import EvaluationConfig, RolloutConfig, SamplingConfig
+from configs.schema.run import BaseRun, ClusterConfig, PretrainRun, RlRun, Run, SftRun, SupervisedRun
+from configs.schema.training import CheckpointConfig, LoggingConfig, OptimizerConfig, TrainerConfig
+
+__all__ = [
+    "AlgorithmConfig",
+    "ArithmeticConfig",
+    "BaseRun",
+    "CheckpointConfig",
+    "ClusterConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "LoggingConfig",
+    "ModelConfig",
+    "NewModelConfig",
+    "OptimizerConfig",
+    "PretrainRun",
+    "RewardPoolConfig",
+    "RewardSpec",
+    "RlRun",
+    "RolloutConfig",
+    "Run",
+    "SamplingConfig",
+    "Section",
+    "SftRun",
+    "SupervisedRun",
+    "TokenizerConfig",
+    "TrainerConfig",
+]

@@ -1,0 +1,63 @@
+"""Where prompts and texts come from, and which column means what."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from configs.schema.base import Section
+
+Operation = Literal["+", "-", "*"]
+
+
+class ArithmeticConfig(Section):
+    """Generated arithmetic problems; the same settings and seed always give the same problems."""
+
+    operations: tuple[Operation, ...] = ("+", "-")
+    """Operators that problems draw from."""
+    digits: int = Field(default=2, ge=1, le=9)
+    """Largest number of digits of an operand."""
+    steps: int = Field(default=2, ge=1, le=8)
+    """Operations a problem."""
+    num_train: int = Field(default=20_000, ge=1)
+    """Training problems."""
+    num_eval: int = Field(default=512, ge=1)
+    """Held-out problems; none of them is among the training problems."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of the generator."""
+
+
+class DataConfig(Section):
+    """The data set: files, a hub data set, or the arithmetic generator."""
+
+    train: str | None = None
+    """Parquet or JSONL file, a glob of them, a folder, or `hub:NAME[/CONFIG][:SPLIT]`."""
+    eval: str | None = None
+    """Held-out data in the same form; none: no held-out evaluation."""
+    arithmetic: ArithmeticConfig | None = None
+    """Generate arithmetic problems instead of reading files."""
+    prompt_column: str = "prompt"
+    """Column with the prompt: a text, or a list of {role, content} messages."""
+    answer_column: str = "answer"
+    """Column with the gold answer that rewards compare with."""
+    response_column: str = "response"
+    """Column with the response to imitate (SFT)."""
+    text_column: str = "text"
+    """Column with plain text (pre-training)."""
+    system_prompt: str | None = None
+    """A system message put before every prompt that has none."""
+    max_prompt_tokens: int = Field(default=512, ge=1)
+    """Longest prompt, in tokens after the chat template."""
+    long_prompts: Literal["refuse", "drop", "truncate_left"] = "refuse"
+    """What happens to longer prompts; the number concerned is always logged."""
+    missing_values: Literal["refuse", "drop"] = "refuse"
+    """What happens to rows with an empty prompt or answer."""
+    shuffle: bool = True
+    """Draw a new order each epoch, from the run's seed."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "DataConfig":
+        if (self.train is None) == (self.arithmetic is None):
+            raise ValueError("set exactly one of data.train (files or a hub data set) and data.arithmetic")
+        if self.arithmetic is not None and self.eval is not None:
+            raise ValueError("data.eval has no effect with data.arithmetic, which makes its own held-out set")
+        return self

@@ -1,0 +1,77 @@
+"""What is trained: a checkpoint that exists, or a new model made from a seed."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from configs.schema.base import Section
+
+Architecture = Literal["qwen3", "llama", "qwen2", "qwen3_moe"]
+Dtype = Literal["float32", "bfloat16"]
+
+
+class TokenizerConfig(Section):
+    """A tokenizer made by the project, for models that start from nothing."""
+
+    kind: Literal["characters", "bpe"] = "characters"
+    """`characters`: one token a printable ASCII character; `bpe`: byte-level BPE trained on the training text."""
+    vocab_size: int = Field(default=512, ge=300, le=1_000_000)
+    """Size of the BPE vocabulary, special tokens included; without effect for `characters`."""
+
+
+class NewModelConfig(Section):
+    """A decoder with random weights, drawn from the run's seed."""
+
+    architecture: Architecture = "qwen3"
+    """Which transformers architecture to build."""
+    hidden_size: int = Field(default=128, ge=8)
+    """Width of the residual stream."""
+    intermediate_size: int = Field(default=512, ge=8)
+    """Width of the feed-forward layers."""
+    num_layers: int = Field(default=4, ge=1)
+    """Number of decoder layers."""
+    num_heads: int = Field(default=4, ge=1)
+    """Attention heads; the head dimension is hidden_size / num_heads."""
+    num_kv_heads: int = Field(default=2, ge=1)
+    """Key-value heads (grouped-query attention); must divide num_heads."""
+    max_position_embeddings: int = Field(default=512, ge=16)
+    """Longest sequence the model accepts, in tokens."""
+    tie_word_embeddings: bool = True
+    """Share the input embedding with the output head."""
+    num_experts: int = Field(default=8, ge=2)
+    """Experts a layer (qwen3_moe only)."""
+    num_experts_per_token: int = Field(default=2, ge=1)
+    """Experts that each token is routed to (qwen3_moe only)."""
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    """The tokenizer to make for it."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "NewModelConfig":
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size={self.hidden_size} must be a multiple of num_heads={self.num_heads}")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads={self.num_heads} must be a multiple of num_kv_heads={self.num_kv_heads}")
+        return self
+
+
+class ModelConfig(Section):
+    """The policy's weights and how they are held while training."""
+
+    path: str | None = None
+    """A folder in Hugging Face format, or a name on the hub (loaded when there is a network)."""
+    new: NewModelConfig | None = None
+    """Make a new model instead of loading one."""
+    dtype: Dtype = "float32"
+    """Precision of the forward and backward pass."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    trust_remote_code: bool = False
+    """Allow code from the checkpoint to run. Only for checkpoints whose code you have read."""
+    allow_pickle_weights: bool = False
+    """Accept pytorch_model.bin (a pickle) when there are no safetensors."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ModelConfig":
+        if (self.path is None) == (self.new is None):
+            raise ValueError("set exactly one of model.path (an existing checkpoint) and model.new (random weights)")
+        return self

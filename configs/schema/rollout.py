@@ -1,0 +1,61 @@
+"""How the policy is sampled: rollout workers, sampling parameters, batch shape, evaluation."""
+
+from pydantic import Field
+
+from configs.schema.base import Section
+from configs.schema.model import Dtype
+
+
+class SamplingConfig(Section):
+    """The distribution that responses are drawn from."""
+
+    temperature: float = Field(default=1.0, gt=0, le=10)
+    """Logits are divided by this before sampling; the trainer uses the same value."""
+    max_response_tokens: int = Field(default=512, ge=1)
+    """Longest response, in tokens; longer ones are cut, and marked as cut."""
+
+
+class RolloutConfig(Section):
+    """The fleet of vLLM workers."""
+
+    num_workers: int = Field(default=1, ge=1)
+    """Rollout workers, one engine each."""
+    prompts_per_step: int = Field(default=64, ge=1)
+    """Groups that make one training step."""
+    group_size: int = Field(default=8, ge=1)
+    """Responses sampled for each prompt."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How responses are drawn."""
+    max_staleness: int = Field(default=0, ge=0, le=64)
+    """Policy versions that may lie between sampling and training; 0: strictly on-policy."""
+    dtype: Dtype = "float32"
+    """Precision of the engine's weights; should equal model.dtype."""
+    max_running_sequences: int = Field(default=512, ge=1)
+    """Sequences that one engine decodes at the same time."""
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    """Devices of one engine."""
+    gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
+    """Share of the device's memory for the engine (GPU only)."""
+    kv_cache_gib: int = Field(default=1, ge=1)
+    """Host memory for the KV cache (CPU only)."""
+    cuda_graphs: bool = True
+    """Capture CUDA graphs (GPU only): slower start, faster decoding."""
+    threads_per_worker: int = Field(default=1, ge=1)
+    """CPU threads of one engine."""
+    start_timeout_seconds: float = Field(default=600, gt=0)
+    """Longest time that an engine may take to start."""
+    progress_timeout_seconds: float = Field(default=300, gt=0)
+    """An engine with work that makes no token for this long is taken for hung."""
+    max_restarts: int = Field(default=3, ge=0)
+    """How often one worker is replaced before the run stops."""
+
+
+class EvaluationConfig(Section):
+    """Held-out evaluation on the live rollout workers."""
+
+    every_steps: int = Field(default=0, ge=0)
+    """Evaluate every so many steps; 0: only before the first and after the last."""
+    num_prompts: int = Field(default=512, ge=1)
+    """Held-out prompts to use (all, if there are fewer)."""
+    samples_per_prompt: int = Field(default=1, ge=1)
+    """1: greedy decoding; more: sampled at the training temperature, with pass@k."""

@@ -1,0 +1,108 @@
+"""The stages that `wutong train` knows: pre-training, supervised fine-tuning, reinforcement learning."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from configs.schema.algorithm import AlgorithmConfig
+from configs.schema.base import Section
+from configs.schema.data import DataConfig
+from configs.schema.model import ModelConfig
+from configs.schema.rewards import RewardPoolConfig, RewardSpec
+from configs.schema.rollout import EvaluationConfig, RolloutConfig
+from configs.schema.training import CheckpointConfig, LoggingConfig, OptimizerConfig, TrainerConfig
+
+
+class ClusterConfig(Section):
+    """The Ray cluster to run on."""
+
+    address: str | None = None
+    """Address of a running cluster (`auto` inside a job); none: start a local one and end it with the run."""
+    num_cpus: int | None = Field(default=None, ge=1)
+    """Logical CPUs of the local cluster; none: as many as the machine has, at least what the run needs."""
+    dashboard: bool = False
+    """Serve Ray's dashboard from the local cluster."""
+
+
+class BaseRun(Section):
+    """What every stage has."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.][A-Za-z0-9._-]{0,63}$")
+    """Name of the run and of its folder."""
+    output_dir: str = "runs"
+    """Folder that holds the run's folder."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of weights, data order and sampling."""
+    model: ModelConfig
+    """What is trained."""
+    data: DataConfig
+    """What it is trained on."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """How the weights move."""
+    trainer: TrainerConfig = TrainerConfig()
+    """The processes that hold and update the weights."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """When state is saved."""
+    logging: LoggingConfig = LoggingConfig()
+    """Where metrics go."""
+    cluster: ClusterConfig = ClusterConfig()
+    """The Ray cluster."""
+    num_steps: int = Field(ge=1)
+    """Training steps (one optimiser step each, but for RL with several mini-batches or epochs)."""
+
+
+class SupervisedRun(BaseRun):
+    """What pre-training and supervised fine-tuning share."""
+
+    sequences_per_step: int = Field(default=64, ge=1)
+    """Sequences in one optimiser step."""
+    max_sequence_tokens: int = Field(default=512, ge=2)
+    """Longest sequence, in tokens; longer texts are cut into several, longer conversations are refused."""
+    eval_every_steps: int = Field(default=0, ge=0)
+    """Measure held-out loss every so many steps; 0: only after the last."""
+    eval_sequences: int = Field(default=256, ge=1)
+    """Held-out sequences to measure on."""
+
+
+class PretrainRun(SupervisedRun):
+    """Next-token prediction on plain text."""
+
+    stage: Literal["pretrain"]
+    """Next-token prediction on plain text."""
+
+
+class SftRun(SupervisedRun):
+    """Imitation of responses; only their tokens count in the loss."""
+
+    stage: Literal["sft"]
+    """Supervised fine-tuning on prompts and responses."""
+
+
+class RlRun(BaseRun):
+    """Reinforcement learning from rewards."""
+
+    stage: Literal["rl"]
+    """Reinforcement learning."""
+    rollout: RolloutConfig = RolloutConfig()
+    """Sampling and batch shape."""
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    """The objective."""
+    rewards: tuple[RewardSpec, ...] = Field(min_length=1)
+    """What is rewarded; the sum is weighted."""
+    reward_pool: RewardPoolConfig = RewardPoolConfig()
+    """The processes that run rule rewards."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Held-out evaluation."""
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> "RlRun":
+        prompts, cuts = self.rollout.prompts_per_step, self.algorithm.mini_batches
+        if prompts % cuts:
+            raise ValueError(
+                f"rollout.prompts_per_step={prompts} must be a multiple of algorithm.mini_batches={cuts}; "
+                f"nearest: {prompts - prompts % cuts or cuts}"
+            )
+        return self
+
+
+Run = Annotated[PretrainRun | SftRun | RlRun, Field(discriminator="stage")]

@@ -1,0 +1,69 @@
+"""How the weights are updated: optimiser, schedule, ZeRO, micro-batches, checkpoints."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from configs.schema.base import Section
+
+
+class OptimizerConfig(Section):
+    """AdamW with a warm-up and a schedule."""
+
+    learning_rate: float = Field(default=1e-6, gt=0, le=1)
+    """Peak learning rate."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the first moment."""
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the second moment."""
+    epsilon: float = Field(default=1e-8, gt=0)
+    """Added to the denominator."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this global norm."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps of linear warm-up from zero."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """Course of the learning rate after the warm-up, down to min_learning_rate_ratio at the last step."""
+    min_learning_rate_ratio: float = Field(default=0.1, ge=0, le=1)
+    """Final learning rate as a share of the peak (cosine and linear)."""
+
+
+class TrainerConfig(Section):
+    """The group of DeepSpeed ZeRO ranks that holds the policy."""
+
+    num_ranks: int = Field(default=1, ge=1)
+    """Processes, one device each."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """What is partitioned over the ranks: 1 optimiser states, 2 and gradients, 3 and weights."""
+    tokens_per_micro_batch: int = Field(default=4096, ge=16)
+    """Token budget of one forward and backward pass on one rank; a longer sequence is refused at start."""
+    offload_optimizer: bool = False
+    """Keep the optimiser states in host memory (GPU only)."""
+    offload_parameters: bool = False
+    """Keep the weights in host memory between uses (ZeRO-3 on a GPU only)."""
+    threads_per_rank: int = Field(default=1, ge=1)
+    """CPU threads of one rank."""
+    collective_timeout_seconds: float = Field(default=600, gt=0)
+    """A collective that waits longer than this means a lost rank, and ends the group."""
+
+
+class CheckpointConfig(Section):
+    """When the state of a run is saved."""
+
+    every_steps: int = Field(default=0, ge=0)
+    """Save after every so many steps; 0: only at the end."""
+    keep_last: int = Field(default=2, ge=1)
+    """How many checkpoints stay on disk."""
+
+
+class LoggingConfig(Section):
+    """Where metrics and samples go. `metrics.jsonl` is always written."""
+
+    tensorboard: bool = True
+    """Write TensorBoard event files."""
+    wandb_project: str | None = None
+    """Send metrics to this Weights & Biases project (needs `pip install wandb`)."""
+    trajectories_every_steps: int = Field(default=1, ge=0)
+    """Write the sampled trajectories as Parquet every so many steps; 0: never."""

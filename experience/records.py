@@ -1,0 +1,165 @@
+"""The records that flow through a run: Prompt -> Trajectory -> Scored -> Batch.
+
+Token-level data stays in a `TokenBlock`, which travels once and is then named by a handle; the driver
+works with the trajectories' floats alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rewards.contract import Score
+
+FinishReason = Literal["stop", "length", "abort"]
+
+# Names a TokenBlock wherever it lives: a Ray object reference, or the block itself.
+BlockHandle: TypeAlias = Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One row of the data set at one place of the endless stream.
+
+    `ordinal` counts prompts from the start of the run, over epochs: it is the prompt's identity.
+    """
+
+    ordinal: int
+    epoch: int
+    row: int
+    tokens: NDArray[np.int32]
+    text: str
+    messages: Sequence[Mapping[str, str]] = ()
+    answer: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How one group is drawn. `seed` makes each sample a function of (weights, prompt, seed, index)."""
+
+    num_samples: int
+    max_response_tokens: int
+    temperature: float  # 0: greedy
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenBlock:
+    """Token-level columns of many trajectories, one after the other.
+
+    `offsets`: [N + 1]; trajectory i holds tokens offsets[i]:offsets[i + 1], prompt included.
+    `response_mask` is True on tokens that the policy sampled (or that a supervised loss counts);
+    `rollout_logprobs` and `versions` are 0 and -1 elsewhere.
+    """
+
+    offsets: NDArray[np.int64]
+    tokens: NDArray[np.int32]
+    response_mask: NDArray[np.bool_]
+    rollout_logprobs: NDArray[np.float32]
+    versions: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def span(self, row: int) -> slice:
+        """Where trajectory `row` stands in the columns."""
+        return slice(int(self.offsets[row]), int(self.offsets[row + 1]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trajectory:
+    """One sampled response: what the driver knows of it, and where its tokens are."""
+
+    prompt: Prompt
+    sample_index: int
+    block: BlockHandle
+    row: int
+    num_prompt_tokens: int
+    num_response_tokens: int
+    text: str
+    finish_reason: FinishReason
+    min_version: int
+    max_version: int
+    mean_logprob: float
+    worker: str
+
+    @property
+    def id(self) -> str:
+        """Unique in a run: the prompt's ordinal and the sample's index."""
+        return f"{self.prompt.ordinal}.{self.sample_index}"
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and response together."""
+        return self.num_prompt_tokens + self.num_response_tokens
+
+    @property
+    def is_truncated(self) -> bool:
+        """Cut by the length limit rather than ended by the policy."""
+        return self.finish_reason == "length"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """A trajectory with its verdict; the weighted reward is None where it could not be scored."""
+
+    trajectory: Trajectory
+    score: Score
+
+    @property
+    def reward(self) -> float | None:
+        """The weighted sum of all rewards."""
+        return self.score.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """All samples of one prompt, scored together since baselines compare them."""
+
+    prompt: Prompt
+    samples: tuple[Scored, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One sequence of a batch: its place in the batch's blocks, and its scalar advantage."""
+
+    block: int
+    row: int
+    num_tokens: int
+    advantage: float = 1.0
+
+
+MicroBatch: TypeAlias = tuple[Item, ...]  # one forward and backward pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MiniBatch:
+    """One optimiser step: for each rank, the same number of micro-batches (some may be empty).
+
+    The totals are those of all ranks; losses divide by them, so a cut never changes a result.
+    """
+
+    ranks: tuple[tuple[MicroBatch, ...], ...]
+    num_sequences: int
+    num_loss_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What one training step learns from."""
+
+    blocks: tuple[BlockHandle, ...]
+    mini_batches: tuple[MiniBatch, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """A published version of the policy. `handle` is what a rollout worker needs to load it."""
+
+    version: int
+    checksum: str
+    handle: Any

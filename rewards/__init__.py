@@ -1,0 +1,1 @@
+"""What is rewarded: rule verifiers, user functions, and the processes that run them."""

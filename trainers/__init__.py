@@ -1,0 +1,1 @@
+"""The loop, and the engine that trains."""

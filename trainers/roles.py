@@ -1,0 +1,52 @@
+"""What the loop needs of the world: three roles, fulfilled by actors in a run and by fakes in tests."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from experience.records import Batch, BlockHandle, Prompt, Sampling, TokenBlock, Trajectory, Weights
+from rewards.contract import RewardInput, Score
+
+
+class Rollouts(Protocol):
+    """All rollout workers, as one. Waiting prompts are pulled by whichever worker has room."""
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> tuple[Trajectory, ...]:
+        """One group: `sampling.num_samples` trajectories of `prompt`, in sample order."""
+        ...
+
+    async def load(self, weights: Weights) -> None:
+        """Give every worker these weights; returns when each has proven that it holds them."""
+        ...
+
+    async def block(self, handle: BlockHandle) -> TokenBlock:
+        """The tokens behind a handle (for storing samples; the loop itself never reads them)."""
+        ...
+
+
+class Rewards(Protocol):
+    """Everything that scores text."""
+
+    async def score(self, items: Sequence[RewardInput]) -> Sequence[Score]:
+        """One verdict for each item, in order: the weighted sum as value, each reward in `parts`."""
+        ...
+
+
+class Learner(Protocol):
+    """The group of ranks that holds the trained weights."""
+
+    async def update(self, batch: Batch) -> Mapping[str, float]:
+        """One optimiser step a mini-batch. Returns metrics by name."""
+        ...
+
+    async def publish(self, version: int) -> Weights:
+        """The current weights, as rollout workers load them."""
+        ...
+
+    async def save(self, folder: Path, state: Mapping[str, Any]) -> None:
+        """Write everything that a later run needs to go on from here, with `state` beside it."""
+        ...
+
+    async def export(self, folder: Path) -> None:
+        """Write the policy in Hugging Face format."""
+        ...
