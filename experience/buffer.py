@@ -1,0 +1,139 @@
+"""The buffer between sampling and training: bounds staleness, and accounts for every prompt once.
+
+Staleness is the number of policy versions between the one that began a group and the one it trains.
+Two rules hold it to `max_staleness` = S in any interleaving, with P prompts a step:
+
+- admission: before version v is trained, at most (v + 1 + S) * P prompts are begun (dropped ones not counted);
+- duty: a group begun at version b is due in the step that trains b + S. Each step takes so many of the groups
+  due within the next j + 1 steps that no more than j * P of them are left, for every j (else a later step could
+  not hold them all), and waits for them. What room is left goes to groups in the order they finished.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experience.records import Group
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Where each prompt stands, by ordinal. Whatever is in neither set is consumed, dropped or not yet begun."""
+
+    begun_at: dict[int, int]  # ordinal -> policy version when it was begun; in flight or finished
+    finished: dict[int, Group]  # in the order of finishing
+    num_consumed: int = 0
+    num_dropped: int = 0
+
+
+class Buffer:
+    """Groups between their beginning and their training step. One event loop, no threads."""
+
+    def __init__(self, *, prompts_per_step: int, max_staleness: int, version: int, last_version: int) -> None:
+        """`version` is trained first; nothing is begun that the step before `last_version` can't use."""
+        self._prompts_per_step = prompts_per_step
+        self._max_staleness = max_staleness
+        self._version = version
+        self._first_version = version
+        self._last_version = last_version
+        self._ledger = Ledger(begun_at={}, finished={})
+        self._changed = asyncio.Event()
+
+    @property
+    def version(self) -> int:
+        """The policy version that is trained next."""
+        return self._version
+
+    @property
+    def num_in_flight(self) -> int:
+        """Groups begun and not finished."""
+        return len(self._ledger.begun_at) - len(self._ledger.finished)
+
+    @property
+    def num_finished(self) -> int:
+        """Groups that wait for a training step."""
+        return len(self._ledger.finished)
+
+    @property
+    def num_dropped(self) -> int:
+        """Groups that were taken out since the start (failed, or without a learning signal)."""
+        return self._ledger.num_dropped
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more prompt may begin now."""
+        ahead = min(self._version + 1 + self._max_staleness, self._last_version)
+        steps = ahead - self._first_version
+        begun = len(self._ledger.begun_at) + self._ledger.num_consumed
+        return begun < steps * self._prompts_per_step
+
+    async def admit(self, ordinal: int) -> None:
+        """Begin a prompt; waits until the admission rule allows it."""
+        while not self.has_room:
+            await self._wait()
+        if ordinal in self._ledger.begun_at:
+            raise ValueError(f"prompt {ordinal} is in flight already")
+        self._ledger.begun_at[ordinal] = self._version
+
+    def add(self, group: Group) -> None:
+        """A group is sampled and scored."""
+        ordinal = group.prompt.ordinal
+        if ordinal not in self._ledger.begun_at or ordinal in self._ledger.finished:
+            raise ValueError(f"prompt {ordinal} is not in flight: its group came twice, or was never begun")
+        self._ledger.finished[ordinal] = group
+        self._notify()
+
+    def drop(self, ordinal: int) -> None:
+        """A group will not be trained on; another prompt may take its place."""
+        if ordinal not in self._ledger.begun_at:
+            raise ValueError(f"prompt {ordinal} is not in flight, so it can't be dropped")
+        del self._ledger.begun_at[ordinal]
+        self._ledger.finished.pop(ordinal, None)
+        self._ledger.num_dropped += 1
+        self._notify()
+
+    async def take(self) -> list[Group]:
+        """The groups of the next training step, by ordinal; waits until there are enough."""
+        while (ordinals := self._choose()) is None:
+            await self._wait()
+        for ordinal in ordinals:
+            del self._ledger.begun_at[ordinal]
+        self._ledger.num_consumed += len(ordinals)
+        return [self._ledger.finished.pop(ordinal) for ordinal in sorted(ordinals)]
+
+    def advance(self) -> None:
+        """A training step is done: the policy has a new version."""
+        self._version += 1
+        self._notify()
+
+    def state(self) -> Mapping[str, Any]:
+        """What a checkpoint keeps: prompts that were begun and not consumed, to be begun again."""
+        return {"begun": sorted(self._ledger.begun_at)}
+
+    def _choose(self) -> Sequence[int] | None:
+        """Ordinals for the next step, or None while a group that duty asks for, or the number, is missing."""
+        if len(self._ledger.finished) < self._prompts_per_step:
+            return None
+        chosen: dict[int, None] = {}
+        for slack in range(self._max_staleness + 1):
+            due = self._due(slack)
+            missing = len(due) - slack * self._prompts_per_step - len(chosen)
+            ready = [o for o in self._ledger.finished if o in due and o not in chosen]
+            if missing > len(ready):
+                return None
+            chosen |= dict.fromkeys(ready[: max(0, missing)])
+        rest = [ordinal for ordinal in self._ledger.finished if ordinal not in chosen]
+        return [*chosen, *rest][: self._prompts_per_step]
+
+    def _due(self, slack: int) -> set[int]:
+        """Groups that must be trained within the next `slack + 1` steps."""
+        newest = self._version - self._max_staleness + slack
+        return {ordinal for ordinal, begun in self._ledger.begun_at.items() if begun <= newest}
+
+    async def _wait(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    def _notify(self) -> None:
+        self._changed.set()
