@@ -27,7 +27,7 @@ class ClusterConfig(Section):
 class BaseRun(Section):
     """What every stage has."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.][A-Za-z0-9._-]{0,63}$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$")
     """Name of the run and of its folder."""
     output_dir: str = "runs"
     """Folder that holds the run's folder."""

@@ -1,0 +1,81 @@
+"""A run as a resolved recipe: every key with its value, and its meaning as a comment."""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from pydantic.fields import FieldInfo
+
+from configs.redaction import redact
+from configs.schema import Run, Section
+from configs.yaml_source import parse_yaml
+
+_WIDTH: Final = 110
+_PLAIN = re.compile(r"[A-Za-z0-9_./$][A-Za-z0-9_./+@$-]*")  # needs no quotes unless it reads as another type
+
+
+def dump_run(run: Run) -> str:
+    """The run as YAML that loads to an equal run; secrets are redacted."""
+    return "\n".join(_section(run, redact(run.model_dump()), "")) + "\n"
+
+
+def _section(section: Section, values: dict[str, Any], indent: str) -> Iterator[str]:
+    for name, field in _plain_keys_first(section):
+        value, shown = getattr(section, name), values[name]
+        comment = f"# {field.description}" if field.description else ""
+        if isinstance(value, Section):
+            yield from ("", f"{indent}{comment}") if not indent else (f"{indent}{comment}",)
+            yield f"{indent}{name}:"
+            yield from _section(value, shown, indent + "  ")
+        elif _is_section_list(value):
+            yield from ("", f"{indent}{comment}", f"{indent}{name}:")
+            for element in shown:
+                yield f"{indent}  - {_flow(element)}"
+        else:
+            yield from _line(f"{indent}{name}: {_flow(shown)}", comment, indent)
+
+
+def _plain_keys_first(section: Section) -> list[tuple[str, FieldInfo]]:
+    """The fields, those that hold sections last; a run's `stage` first, since it decides the others."""
+
+    def rank(item: tuple[str, FieldInfo]) -> int:
+        value = getattr(section, item[0])
+        holds_sections = isinstance(value, Section) or _is_section_list(value)
+        return 0 if item[0] == "stage" else 2 if holds_sections else 1
+
+    return sorted(type(section).model_fields.items(), key=rank)
+
+
+def _is_section_list(value: Any) -> bool:
+    return isinstance(value, tuple) and bool(value) and isinstance(value[0], Section)
+
+
+def _line(text: str, comment: str, indent: str) -> Iterator[str]:
+    """The comment behind the value where both fit on a line, else above it."""
+    if len(text) + 2 + len(comment) <= _WIDTH:
+        yield f"{text}  {comment}".rstrip()
+    else:
+        yield from (f"{indent}{comment}", text)
+
+
+def _flow(value: Any) -> str:
+    """One value in YAML 1.2's flow style, on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_flow(key)}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+    return json.dumps(value)
+
+
+def _text(value: str) -> str:
+    if _PLAIN.fullmatch(value) and parse_yaml(value, "text")[0] == value:
+        return value
+    quoted = json.dumps(value, ensure_ascii=False)
+    # JSON lets U+007F and its like stand as they are; YAML wants them escaped.
+    return "".join(char if char.isprintable() else f"\\U{ord(char):08X}" for char in quoted)

@@ -1,0 +1,39 @@
+"""Secrets in recipes: which keys hold one, and what is written in its place."""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+REDACTED: Final = "<redacted>"
+_MIN_SECRET_LENGTH = 8  # shorter values of the environment would match ordinary words
+# Whole words only: api_key and HF_TOKEN hold secrets; max_tokens, keyword and pad_token do not.
+_SECRET = re.compile(
+    r"(?:^|[_\-. ])(?:key|apikey|secret|password|passwd|credential"
+    r"|(?<!per_)(?<!pad_)(?<!eos_)(?<!bos_)(?<!unk_)(?<!end_)(?<!start_)(?<!stop_)(?<!special_)token)(?:$|[_\-. ])",
+    re.IGNORECASE,
+)
+
+
+def is_secret_key(name: str) -> bool:
+    """Whether a key or an environment variable of this name holds a secret."""
+    return _SECRET.search(name) is not None
+
+
+def redact(value: Any, key: str = "", environment: Mapping[str, str] = os.environ) -> Any:
+    """`value` without secrets, at any depth.
+
+    A secret that an environment variable holds becomes `${env:NAME}`, so that the result still
+    loads where that variable is set; any other value of a secret key becomes `<redacted>`.
+    """
+    if isinstance(value, dict):
+        return {name: redact(item, str(name), environment) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redact(item, key, environment) for item in value]
+    if isinstance(value, str):
+        for name, secret in environment.items():
+            if is_secret_key(name) and len(secret) >= _MIN_SECRET_LENGTH:
+                value = value.replace(secret, f"${{env:{name}}}")
+        if value.startswith("${env:"):
+            return value
+    return REDACTED if value is not None and is_secret_key(key) else value
