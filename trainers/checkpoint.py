@@ -1,0 +1,231 @@
+"""A checkpoint's folder: written beside its place, sealed with a manifest, renamed into place, verified.
+
+    checkpoints/step_000100/
+        manifest.json       written last: every file with its size and SHA-256
+        state.json          what the driver goes on from
+        rng/                random generators, one file a rank
+        zero/               DeepSpeed's shards
+
+A folder under its final name is complete; whatever a killed process left has a name that starts with a dot.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+STATE = "state.json"
+PREFIX = "step_"
+HASH_THREADS = 4
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that may not be used. The message names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """What a file must be."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a checkpoint holds, and for whom."""
+
+    schema_version: int
+    step: int
+    world_size: int
+    config_digest: str
+    created: str
+    files: Mapping[str, FileEntry]
+
+
+def folder_of(root: Path, step: int) -> Path:
+    """Where the checkpoint of `step` stands."""
+    return root / f"{PREFIX}{step:06d}"
+
+
+def step_of(folder: Path) -> int:
+    """The step that a checkpoint's name tells; ValueError for other names."""
+    digits = folder.name.removeprefix(PREFIX)
+    if digits == folder.name or not digits.isdecimal():
+        raise ValueError(f"{folder}: not a checkpoint's name; expected {PREFIX}000100 or the like")
+    return int(digits)
+
+
+@contextmanager
+def writing(folder: Path, *, world_size: int, config_digest: str) -> Iterator[Path]:
+    """Yields a folder to fill; it becomes `folder`, whole and on disk, when the block ends without an error.
+
+    After an error nothing is left of it, and older checkpoints are as they were.
+    """
+    step = step_of(folder)
+    temporary = folder.with_name(f".{folder.name}.partial")
+    _remove_leftovers(folder.parent)
+    temporary.mkdir(parents=True, mode=0o750)
+    try:
+        yield temporary
+        _seal(temporary, step=step, world_size=world_size, config_digest=config_digest)
+        _move_into_place(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _seal(folder: Path, *, step: int, world_size: int, config_digest: str) -> None:
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        step=step,
+        world_size=world_size,
+        config_digest=config_digest,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        files=_entries(folder, _files(folder)),
+    )
+    path = folder / MANIFEST
+    path.write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
+    for file in [*_files(folder), path]:
+        _flush(file)
+    for directory in [*(p for p in folder.rglob("*") if p.is_dir()), folder]:
+        _flush(directory)
+
+
+def _move_into_place(temporary: Path, folder: Path) -> None:
+    """Rename; a checkpoint of the same step (a resumed run wrote it anew) makes way first."""
+    replaced = folder.with_name(f".{folder.name}.replaced")
+    if folder.exists():
+        folder.rename(replaced)
+    temporary.rename(folder)
+    _flush(folder.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def verify(folder: Path) -> Manifest:
+    """The manifest of a checkpoint whose files are all there and as they were written.
+
+    CheckpointError names the first file that is missing, changed, or not listed.
+    """
+    manifest = _read_manifest(folder / MANIFEST)
+    found = {str(path.relative_to(folder)) for path in _files(folder)}
+    for name in sorted(manifest.files.keys() - found):
+        raise CheckpointError(f"{folder / name}: missing; the manifest lists it")
+    for name in sorted(found - manifest.files.keys()):
+        raise CheckpointError(f"{folder / name}: not listed in the manifest; remove it if it is not yours")
+    actual = _entries(folder, [folder / name for name in manifest.files])
+    for name, expected in sorted(manifest.files.items()):
+        if actual[name].size != expected.size:
+            raise CheckpointError(f"{folder / name}: {actual[name].size} bytes, the manifest says {expected.size}")
+        if actual[name].sha256 != expected.sha256:
+            raise CheckpointError(f"{folder / name}: its SHA-256 is not the manifest's; the file was changed")
+    return manifest
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = content["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise CheckpointError(f"{path}: schema_version={version}; this version of wutong reads {SCHEMA_VERSION}")
+        files = {name: FileEntry(**entry) for name, entry in content.pop("files").items()}
+        return Manifest(**content, files=files)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not a manifest ({error})") from error
+
+
+def all_checkpoints(root: Path) -> list[Path]:
+    """Complete checkpoints below `root`, oldest first; unverified."""
+    found = [path for path in root.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal()]
+    return sorted(found, key=step_of)
+
+
+def latest_valid(root: Path) -> Path | None:
+    """The newest checkpoint that passes `verify`; bad ones are passed over with a warning.
+
+    None when there is none at all; CheckpointError when there are some, but none can be used.
+    """
+    found = all_checkpoints(root)
+    for folder in reversed(found):
+        try:
+            verify(folder)
+            return folder
+        except CheckpointError as error:
+            logger.warning("passing over a damaged checkpoint: %s", error)
+    if found:
+        raise CheckpointError(f"{root}: none of its {len(found)} checkpoints can be used (see the warnings above)")
+    return None
+
+
+def prune(root: Path, keep_last: int) -> None:
+    """Remove all but the newest `keep_last` checkpoints, and what killed processes left."""
+    assert keep_last >= 1
+    _remove_leftovers(root)
+    for folder in all_checkpoints(root)[:-keep_last]:
+        # A half-removed checkpoint must not stand under a complete one's name.
+        doomed = folder.with_name(f".{folder.name}.removed")
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def write_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """The driver's state, as JSON."""
+    (folder / STATE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """What `write_state` wrote."""
+    return json.loads((folder / STATE).read_text(encoding="utf-8"))
+
+
+def _remove_leftovers(root: Path) -> None:
+    """Tidy what a killed process left; a complete checkpoint that had just made way gets its place back."""
+    for path in root.glob(f".{PREFIX}*.replaced"):
+        place = path.with_name(path.name.removeprefix(".").removesuffix(".replaced"))
+        if not place.exists():
+            path.rename(place)
+    for ending in ("partial", "replaced", "removed"):
+        for path in root.glob(f".{PREFIX}*.{ending}"):
+            shutil.rmtree(path)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Every file but the manifest. A link could name a file outside, which the manifest can't vouch for."""
+    paths = sorted(folder.rglob("*"))
+    for path in paths:
+        if path.is_symlink():
+            raise CheckpointError(f"{path}: a symbolic link; checkpoints hold plain files only")
+    return [path for path in paths if path.is_file() and path != folder / MANIFEST]
+
+
+def _entries(folder: Path, paths: list[Path]) -> dict[str, FileEntry]:
+    with ThreadPoolExecutor(HASH_THREADS) as pool:
+        return dict(zip((str(p.relative_to(folder)) for p in paths), pool.map(_entry, paths), strict=True))
+
+
+def _entry(path: Path) -> FileEntry:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileEntry(size=path.stat().st_size, sha256=digest)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,232 @@
+"""The ZeRO engine: one rank's share of a model, its gradients and its optimiser, by DeepSpeed.
+
+The only file that imports deepspeed. Every method is entered by all ranks together, in the same order.
+"""
+
+import datetime
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from configs.schema.model import Dtype
+from configs.schema.training import OptimizerConfig, TrainerConfig
+from trainers.schedule import learning_rate
+
+logger = logging.getLogger(__name__)
+
+# ZeRO-3 keeps smaller parameters whole on every rank: gathering norms one by one costs more than it saves.
+PERSISTENT_PARAMETER_ELEMENTS = 10_000
+LARGEST_REDUCE_BUCKET_ELEMENTS = 200_000_000
+SHARD_FOLDER = "zero"
+
+Bucket = Sequence[tuple[str, Tensor]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """What became of one optimiser step. A skipped step changed nothing, on every rank alike."""
+
+    grad_norm: float  # of the whole model, before clipping; not finite when skipped
+    learning_rate: float
+    skipped: bool
+
+
+def join_process_group(config: TrainerConfig) -> None:
+    """Meet the other ranks named by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment."""
+    torch.set_num_threads(config.threads_per_rank)
+    if not torch.cuda.is_available():
+        # DeepSpeed would compile a shared-memory collective with g++ here; gloo does the work without it.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(
+        dist_backend="nccl" if torch.cuda.is_available() else "gloo",
+        timeout=datetime.timedelta(seconds=config.collective_timeout_seconds),
+        verbose=False,
+    )
+
+
+class ZeroEngine:
+    """One rank of a model under ZeRO 0 to 3, with AdamW, clipping and the learning-rate schedule.
+
+    Losses are shares of the global mean: the sum over micro-batches and ranks is the loss of the step, so
+    nothing here divides by the number of either. `name_prefix` is what the parameters' names have in front
+    of their names in a Hugging Face checkpoint.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: OptimizerConfig,
+        trainer: TrainerConfig,
+        *,
+        dtype: Dtype,
+        total_steps: int,
+        name_prefix: str = "",
+    ) -> None:
+        _check_offload(trainer)
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.stage = trainer.zero_stage
+        self.steps = 0
+        self._optimizer_config, self._total_steps, self._name_prefix = optimizer, total_steps, name_prefix
+        trained: Any = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        largest_bucket = min(sum(p.numel() for p in trained), LARGEST_REDUCE_BUCKET_ELEMENTS)
+        self._engine: Any = deepspeed.initialize(
+            model=module,
+            model_parameters=trained,
+            config=_deepspeed_config(optimizer, trainer, dtype, largest_bucket),
+        )[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank computes."""
+        return torch.device(self._engine.device)
+
+    @property
+    def module(self) -> nn.Module:
+        """The wrapped module; under ZeRO-3 its parameters are empty between uses."""
+        return self._engine.module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's forward pass."""
+        return self._engine(*args, **kwargs)
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Forward passes inside record no gradients and take no dropout."""
+        self._engine.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._engine.train()
+
+    def backward(self, loss: Tensor, *, is_last: bool) -> None:
+        """Accumulate the gradients of one micro-batch; `is_last` ends those of this optimiser step.
+
+        A loss that is not finite makes its gradients NaN. The gradient norm is common to all ranks, so
+        that `step` then skips on every rank, whichever one saw the bad loss.
+        """
+        # DeepSpeed averages over ranks; our losses are shares of a sum.
+        loss = loss * self.world_size * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
+        self._engine.set_gradient_accumulation_boundary(is_last)
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def step(self) -> StepReport:
+        """Clip, move the weights and drop the gradients; skipped on all ranks when the norm is not finite."""
+        rate = learning_rate(self._optimizer_config, self.steps, self._total_steps)
+        self.steps += 1
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = rate
+        if self.stage == 0:
+            grad_norm, skipped = self._step_without_zero()
+        else:
+            self._engine.step()
+            grad_norm, skipped = float(self._engine.get_global_grad_norm()), not self._engine.was_step_applied()
+        if skipped:
+            logger.warning("optimiser step %d skipped on all ranks: its gradients are not finite", self.steps)
+        return StepReport(grad_norm=grad_norm, learning_rate=rate, skipped=skipped)
+
+    def _step_without_zero(self) -> tuple[float, bool]:
+        """Without ZeRO, DeepSpeed neither reports the norm nor refuses a bad one. Returns (norm, skipped)."""
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        grad_norm = float(nn.utils.get_total_norm([gradient.float() for gradient in gradients]))
+        if not torch.isfinite(torch.tensor(grad_norm)):
+            self._engine.zero_grad()
+            return grad_norm, True
+        self._engine.step()
+        return grad_norm, False
+
+    def buckets(self, nbytes: int) -> Iterator[Bucket]:
+        """The whole weights, about `nbytes` at a time, under the names of a Hugging Face checkpoint.
+
+        Tied parameters come once, under their first name. A bucket is valid until the next is asked for;
+        under ZeRO-3 every rank must exhaust the iterator.
+        """
+        for bucket in self._plan(nbytes):
+            with deepspeed.zero.GatheredParameters([p for _, p in bucket], enabled=self.stage == 3):
+                yield [(name, parameter.detach()) for name, parameter in bucket]
+
+    def _plan(self, nbytes: int) -> Iterator[list[tuple[str, nn.Parameter]]]:
+        bucket: list[tuple[str, nn.Parameter]] = []
+        size = 0
+        for name, parameter in self.module.named_parameters():
+            elements = getattr(parameter, "ds_numel", parameter.numel())
+            if bucket and size + elements * parameter.element_size() > nbytes:
+                yield bucket
+                bucket, size = [], 0
+            bucket.append((name.removeprefix(self._name_prefix), parameter))
+            size += elements * parameter.element_size()
+        if bucket:
+            yield bucket
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's shards of weights and optimiser below `folder`."""
+        self._engine.save_checkpoint(
+            str(folder), tag=SHARD_FOLDER, client_state={"wutong_steps": self.steps}, save_latest=False
+        )
+
+    def load(self, folder: Path) -> None:
+        """Take up what `save` wrote below `folder`, on as many ranks.
+
+        The shards are pickles: verify the folder's manifest first (trainers/checkpoint.py).
+        """
+        path, state = self._engine.load_checkpoint(str(folder), tag=SHARD_FOLDER)
+        if path is None:
+            raise ValueError(f"{folder / SHARD_FOLDER}: no weights for rank {self.rank} of {self.world_size}")
+        self.steps = int(state["wutong_steps"])
+
+    def close(self) -> None:
+        """Give back DeepSpeed's hooks and buffers."""
+        self._engine.destroy()
+
+
+def _check_offload(config: TrainerConfig) -> None:
+    for key, is_set in (
+        ("trainer.offload_optimizer", config.offload_optimizer),
+        ("trainer.offload_parameters", config.offload_parameters),
+    ):
+        if is_set and not torch.cuda.is_available():
+            raise ValueError(f"{key}=true: without a GPU there is nothing to offload from; set it to false")
+    if config.offload_parameters and config.zero_stage != 3:
+        raise ValueError(
+            f"trainer.offload_parameters=true with trainer.zero_stage={config.zero_stage}: only ZeRO-3 can; "
+            f"set trainer.zero_stage=3"
+        )
+    if config.offload_optimizer and config.zero_stage == 0:
+        raise ValueError("trainer.offload_optimizer=true with trainer.zero_stage=0: set trainer.zero_stage=1 or more")
+
+
+def _deepspeed_config(
+    optimizer: OptimizerConfig, trainer: TrainerConfig, dtype: Dtype, largest_bucket: int
+) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": trainer.zero_stage, "reduce_bucket_size": largest_bucket}
+    if trainer.zero_stage == 3:
+        zero["stage3_param_persistence_threshold"] = PERSISTENT_PARAMETER_ELEMENTS
+    if trainer.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    if trainer.offload_parameters:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+    adam = {
+        "lr": optimizer.learning_rate,
+        "betas": (optimizer.beta1, optimizer.beta2),
+        "eps": optimizer.epsilon,
+        "weight_decay": optimizer.weight_decay,
+        # DeepSpeed's own Adam would be compiled with g++ on a CPU.
+        "torch_adam": not torch.cuda.is_available(),
+    }
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # our micro-batches differ in size; DeepSpeed needs some number
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": optimizer.max_grad_norm,
+        "zero_optimization": zero,
+        "optimizer": {"type": "AdamW", "params": adam},
+        "bf16": {"enabled": dtype == "bfloat16"},
+        "steps_per_print": 1_000_000_000,
+    }
