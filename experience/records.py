@@ -125,11 +125,15 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One sequence of a batch: its place in the batch's blocks, and its scalar advantage."""
+    """One sequence of a batch: its place in the batch's blocks, and its scalar advantage.
+
+    `num_loss_tokens`: tokens that the loss counts (the True ones of response_mask); 0 can't be planned.
+    """
 
     block: int
     row: int
     num_tokens: int
+    num_loss_tokens: int = 0
     advantage: float = 1.0
 
 

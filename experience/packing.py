@@ -1,0 +1,131 @@
+"""How the sequences of a step are cut into mini-batches, ranks and micro-batches."""
+
+import heapq
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from itertools import chain, pairwise
+
+from experience.records import Item, MicroBatch, MiniBatch
+
+# A bin is a micro-batch that has no rank yet.
+
+
+def plan_mini_batches(
+    groups: Sequence[Sequence[Item]], *, num_mini_batches: int, num_ranks: int, tokens_per_micro_batch: int
+) -> tuple[MiniBatch, ...]:
+    """Mini-batches of whole, consecutive groups, each dealt evenly to the ranks; same input, same plan.
+
+    They differ by at most one group, and are fewer than asked where groups are fewer: none is empty.
+    Raises ValueError for a sequence that is longer than the budget or has no token in the loss.
+    """
+    occupied = [tuple(group) for group in groups if group]
+    num_cuts = min(num_mini_batches, len(occupied))
+    edges = [len(occupied) * cut // num_cuts for cut in range(num_cuts + 1)] if occupied else []
+    return tuple(
+        _mini_batch(tuple(chain.from_iterable(occupied[start:end])), num_ranks, tokens_per_micro_batch)
+        for start, end in pairwise(edges)
+    )
+
+
+def plan_micro_batches(
+    items: Sequence[Item], *, num_ranks: int, tokens_per_micro_batch: int
+) -> tuple[tuple[MicroBatch, ...], ...]:
+    """For each rank the same, smallest found number of micro-batches, of about equal tokens.
+
+    The ranks' totals differ by at most the longest sequence, or by at most the budget where only a tighter
+    packing saves a pass. The sequences of a micro-batch keep their order. Raises ValueError for a sequence
+    that is longer than the budget.
+    """
+    for item in items:
+        _check_length(item, tokens_per_micro_batch)
+    num_passes = _least_passes(items, num_ranks, tokens_per_micro_batch)
+    while (bins := _fill(items, num_passes * num_ranks, tokens_per_micro_batch)) is None:
+        num_passes += 1
+    return _deal(bins, num_ranks)
+
+
+def _mini_batch(items: Sequence[Item], num_ranks: int, budget: int) -> MiniBatch:
+    for item in items:
+        _check_loss_tokens(item)
+    return MiniBatch(
+        ranks=plan_micro_batches(items, num_ranks=num_ranks, tokens_per_micro_batch=budget),
+        num_sequences=len(items),
+        num_loss_tokens=sum(item.num_loss_tokens for item in items),
+    )
+
+
+def _check_length(item: Item, budget: int) -> None:
+    if item.num_tokens > budget:
+        raise ValueError(
+            f"trainer.tokens_per_micro_batch={budget}: block {item.block}, row {item.row} has {item.num_tokens} "
+            f"tokens; set it to {item.num_tokens} or more, or shorten the sequences"
+        )
+
+
+def _check_loss_tokens(item: Item) -> None:
+    if item.num_loss_tokens < 1:
+        raise ValueError(
+            f"num_loss_tokens={item.num_loss_tokens} in block {item.block}, row {item.row}: the sequence "
+            "would train nothing; leave it out of the batch"
+        )
+
+
+def _least_passes(items: Sequence[Item], num_ranks: int, budget: int) -> int:
+    """No plan has fewer: all tokens must fit, and no two sequences over half the budget share a bin."""
+    num_full = -(-sum(item.num_tokens for item in items) // budget)
+    num_large = sum(2 * item.num_tokens > budget for item in items)
+    return -(-max(num_full, num_large) // num_ranks)
+
+
+def _fill(items: Sequence[Item], num_bins: int, budget: int) -> list[MicroBatch] | None:
+    """The items in `num_bins` bins: balanced if that fits, else tight; None if neither fits."""
+    order = sorted(range(len(items)), key=lambda index: -items[index].num_tokens)
+    lengths = [items[index].num_tokens for index in order]
+    places = _place_balanced(lengths, num_bins, budget)
+    if places is None:
+        places = _place_tight(lengths, num_bins, budget)
+    if places is None:
+        return None
+    bins: list[list[int]] = [[] for _ in range(num_bins)]
+    for index, place in zip(order, places, strict=True):
+        bins[place].append(index)
+    return [tuple(items[index] for index in sorted(members)) for members in bins]
+
+
+def _place_balanced(lengths: Sequence[int], num_bins: int, budget: int) -> list[int] | None:
+    """Bin of each length: always the least loaded one. `lengths` descend, so loads end up about equal."""
+    loads = [(0, place) for place in range(num_bins)]
+    places = []
+    for length in lengths:
+        load, place = loads[0]
+        if load + length > budget:
+            return None  # the least loaded bin has no room, so no bin has
+        heapq.heapreplace(loads, (load + length, place))
+        places.append(place)
+    return places
+
+
+def _place_tight(lengths: Sequence[int], num_bins: int, budget: int) -> list[int] | None:
+    """Bin of each length: the fullest one that has room (best fit, decreasing)."""
+    rooms = [(budget, place) for place in range(num_bins)]  # ascending
+    places = []
+    for length in lengths:
+        at = bisect_left(rooms, (length, -1))
+        if at == len(rooms):
+            return None
+        room, place = rooms.pop(at)
+        insort(rooms, (room - length, place))
+        places.append(place)
+    return places
+
+
+def _deal(bins: Sequence[MicroBatch], num_ranks: int) -> tuple[tuple[MicroBatch, ...], ...]:
+    """Bins to ranks, largest first and to and fro: equal work within a pass, and in sum."""
+    by_load = sorted(bins, key=lambda members: -sum(item.num_tokens for item in members))
+    hands: list[list[MicroBatch]] = [[] for _ in range(num_ranks)]
+    for start in range(0, len(by_load), num_ranks):
+        dealt = by_load[start : start + num_ranks]
+        forth = (start // num_ranks) % 2 == 0
+        for hand, members in zip(hands, dealt if forth else reversed(dealt), strict=True):
+            hand.append(members)
+    return tuple(tuple(hand) for hand in hands)

@@ -1,0 +1,160 @@
+"""The trained language model: made from a seed or loaded, and wrapped to score packed sequences."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from configs.schema.model import Dtype, ModelConfig, NewModelConfig
+from trainers.attention import SEGMENTS, attention_arguments
+from trainers.logprobs import LogProbHead
+from trainers.packed import Packed, pack_tokens
+
+# T tokens, D hidden size
+
+_DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_NAME_PREFIX = "causal_lm."
+
+# Relative difference that rounding may make between a packed and a lone sequence; a leak makes 0.1 or more.
+_PACKING_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecialTokens:
+    """The tokenizer's special ids that a model's config names; None: the tokenizer has no such token."""
+
+    bos: int | None
+    eos: int
+    pad: int
+
+
+class PolicyModel(nn.Module):
+    """A causal language model that scores packed sequences: a body (hidden states) and a head (log-probs)."""
+
+    def __init__(self, causal_lm: PreTrainedModel) -> None:
+        super().__init__()
+        head = causal_lm.get_output_embeddings()
+        assert isinstance(head, nn.Linear), f"{type(causal_lm).__name__} has no linear output head"
+        causal_lm.set_output_embeddings(LogProbHead(head))
+        self.causal_lm = causal_lm
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The architecture, as transformers writes it."""
+        return self.causal_lm.config
+
+    @property
+    def head(self) -> LogProbHead:
+        """What turns hidden states into log-probs."""
+        head = self.causal_lm.get_output_embeddings()
+        assert isinstance(head, LogProbHead)
+        return head
+
+    def forward(self, packed: Packed, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Log-probs and entropies, [T] each, at the tokens of `response_mask`; 0 elsewhere.
+
+        At t they are those of the distribution that token t was drawn from: logits / temperature at t - 1.
+        """
+        places = packed.response_mask.nonzero().squeeze(1)
+        hidden = hidden_states(self.causal_lm, packed).index_select(0, places - 1)
+        logprobs, entropies = self.head(hidden, packed.input_ids[places], temperature)
+        nowhere = logprobs.new_zeros(packed.num_tokens)
+        return nowhere.index_put((places,), logprobs), nowhere.index_put((places,), entropies)
+
+
+def hidden_states(causal_lm: PreTrainedModel, packed: Packed) -> Tensor:
+    """The body's last hidden states, [T, D]: what a head of any kind reads."""
+    arguments = attention_arguments(packed, causal_lm.config._attn_implementation or SEGMENTS)
+    # A mask or a cache would make transformers take the pack for one sequence, without a word.
+    output = causal_lm.base_model(
+        input_ids=packed.input_ids[None],
+        position_ids=packed.position_ids[None],
+        attention_mask=None,
+        use_cache=False,
+        **arguments,
+    )
+    return output.last_hidden_state[0]
+
+
+def checkpoint_name(parameter_name: str) -> str:
+    """The name that a PolicyModel's parameter has in a Hugging Face checkpoint."""
+    return parameter_name.removeprefix(_NAME_PREFIX)
+
+
+def new_model(
+    config: NewModelConfig, *, vocab_size: int, seed: int, tokens: SpecialTokens, dtype: Dtype
+) -> PreTrainedModel:
+    """A causal language model with random weights, which depend on the arguments alone."""
+    architecture = AutoConfig.for_model(
+        config.architecture,
+        vocab_size=vocab_size,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        num_key_value_heads=config.num_kv_heads,
+        head_dim=config.hidden_size // config.num_heads,
+        max_position_embeddings=config.max_position_embeddings,
+        tie_word_embeddings=config.tie_word_embeddings,
+        bos_token_id=tokens.bos,
+        eos_token_id=tokens.eos,
+        pad_token_id=tokens.pad,
+        **_expert_sizes(config),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(architecture, attn_implementation=SEGMENTS, dtype=torch.float32)
+    return model.to(_DTYPES[dtype])
+
+
+def _expert_sizes(config: NewModelConfig) -> dict[str, int]:
+    if config.architecture != "qwen3_moe":
+        return {}
+    return {
+        "num_experts": config.num_experts,
+        "num_experts_per_tok": config.num_experts_per_token,
+        "moe_intermediate_size": config.intermediate_size,
+    }
+
+
+def load_model(config: ModelConfig) -> PreTrainedModel:
+    """The causal language model at `config.path`; raises ValueError if a weight is missing or of another shape."""
+    assert config.path is not None
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        config.path,
+        dtype=_DTYPES[config.dtype],
+        attn_implementation=SEGMENTS,
+        use_safetensors=None if config.allow_pickle_weights else True,
+        trust_remote_code=config.trust_remote_code,
+        output_loading_info=True,
+    )
+    model, report = loaded
+    # transformers only warns, and trains on with random weights in their place.
+    wrong = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if wrong:
+        raise ValueError(f"model.path={config.path}: weights missing or of the wrong shape: {', '.join(wrong[:5])}")
+    return model
+
+
+def enable_checkpointing(model: PreTrainedModel) -> None:
+    """Recompute activations in the backward pass (non-reentrant: hooks of partitioned weights need it)."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def check_packing(model: PolicyModel) -> None:
+    """Raise RuntimeError unless sequences have the same hidden states in a pack as alone."""
+    device = next(model.parameters()).device
+    vocab_size = model.config.vocab_size
+    sequences = [[(7 * place + 3 * length) % vocab_size for place in range(length)] for length in (5, 9, 3, 9)]
+    with torch.no_grad():
+        together = hidden_states(model.causal_lm, pack_tokens(sequences).to(device))
+        alone = [hidden_states(model.causal_lm, pack_tokens([tokens]).to(device)) for tokens in sequences]
+    expected = torch.cat(alone).float()
+    difference = float((together.float() - expected).norm() / expected.norm())
+    if not difference <= _PACKING_TOLERANCE[together.dtype]:
+        raise RuntimeError(
+            f"{type(model.causal_lm).__name__} with attn_implementation={model.config._attn_implementation!r} "
+            f"mixes packed sequences (hidden states differ by {difference:.1e}); training would be wrong"
+        )

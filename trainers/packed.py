@@ -1,0 +1,139 @@
+"""The sequences of a micro-batch, end to end in flat tensors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from experience.records import Item, MicroBatch, TokenBlock
+
+# N sequences, T tokens
+
+_NUM_DUMMY_TOKENS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """One forward pass. What is known of a token stands at its own place t, its log-prob too.
+
+    The log-prob at t is that of token t given the tokens before it in its sequence, so a sequence's first
+    token has none, and is never in `response_mask`.
+    """
+
+    lengths: tuple[int, ...]  # N, in tokens
+    input_ids: Tensor  # [T] int64
+    position_ids: Tensor  # [T] int64, from 0 in each sequence
+    cu_seqlens: Tensor  # [N + 1] int32: where each sequence begins, and T
+    sequence_ids: Tensor  # [T] int64, 0 .. N - 1
+    response_mask: Tensor  # [T] bool: the tokens that the loss counts
+    rollout_logprobs: Tensor  # [T] float32, 0 outside response_mask
+    versions: Tensor  # [T] int32, -1 outside response_mask
+    advantages: Tensor  # [T] float32: the sequence's scalar on its response tokens, 0 elsewhere
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return len(self.input_ids)
+
+    @property
+    def num_sequences(self) -> int:
+        """N; the dummy of an empty micro-batch is one."""
+        return len(self.lengths)
+
+    @property
+    def max_seqlen(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(self.lengths)
+
+    def to(self, device: torch.device | str) -> "Packed":
+        """The same on another device."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)})
+
+    def split(self, values: Tensor) -> tuple[Tensor, ...]:
+        """`values` [T, ...] cut into the sequences, in the order of the micro-batch."""
+        return torch.split(values, list(self.lengths))
+
+
+def pack(blocks: Mapping[int, TokenBlock] | Sequence[TokenBlock], micro_batch: MicroBatch) -> Packed:
+    """The items' tokens, in order; `blocks[item.block]` holds them.
+
+    An empty micro-batch becomes a dummy of two tokens that nothing counts: its rank must still run a pass
+    whenever the others do. Raises ValueError if a block is not what the items say of it.
+    """
+    if not micro_batch:
+        return _dummy()
+    spans = [(blocks[item.block], _span(blocks[item.block], item)) for item in micro_batch]
+    lengths = [item.num_tokens for item in micro_batch]
+    mask = np.concatenate([block.response_mask[span] for block, span in spans])
+    scalars = np.repeat(np.array([item.advantage for item in micro_batch], dtype=np.float32), lengths)
+    return _packed(
+        lengths=lengths,
+        tokens=np.concatenate([block.tokens[span] for block, span in spans]),
+        response_mask=mask,
+        rollout_logprobs=np.concatenate([block.rollout_logprobs[span] for block, span in spans]),
+        versions=np.concatenate([block.versions[span] for block, span in spans]),
+        advantages=np.where(mask, scalars, np.float32(0)),
+    )
+
+
+def pack_tokens(sequences: Sequence[Sequence[int]]) -> Packed:
+    """Bare token sequences; every token but each sequence's first is counted."""
+    lengths = [len(tokens) for tokens in sequences]
+    mask = np.ones(sum(lengths), dtype=np.bool_)
+    mask[_starts(lengths)[:-1]] = False
+    return _packed(
+        lengths=lengths,
+        tokens=np.concatenate([np.asarray(tokens, dtype=np.int32) for tokens in sequences]),
+        response_mask=mask,
+        rollout_logprobs=np.zeros(len(mask), dtype=np.float32),
+        versions=np.full(len(mask), -1, dtype=np.int32),
+        advantages=mask.astype(np.float32),
+    )
+
+
+def _span(block: TokenBlock, item: Item) -> slice:
+    span = block.span(item.row)
+    if span.stop - span.start != item.num_tokens:
+        raise ValueError(
+            f"block {item.block}, row {item.row} holds {span.stop - span.start} tokens, "
+            f"but its item says {item.num_tokens}: the batch belongs to other blocks"
+        )
+    if block.response_mask[span.start]:
+        raise ValueError(
+            f"block {item.block}, row {item.row}: response_mask counts the sequence's first token, "
+            "which has none before it to be predicted from; put a prompt or a start token before it"
+        )
+    return span
+
+
+def _dummy() -> Packed:
+    nothing = np.zeros(_NUM_DUMMY_TOKENS)
+    return _packed(
+        lengths=[_NUM_DUMMY_TOKENS],
+        tokens=nothing.astype(np.int32),
+        response_mask=nothing.astype(np.bool_),
+        rollout_logprobs=nothing.astype(np.float32),
+        versions=nothing.astype(np.int32) - 1,
+        advantages=nothing.astype(np.float32),
+    )
+
+
+def _packed(*, lengths: Sequence[int], tokens: NDArray[np.int32], **columns: NDArray[np.generic]) -> Packed:
+    """The columns as tensors, with the places that follow from the lengths."""
+    starts = _starts(lengths)
+    return Packed(
+        lengths=tuple(lengths),
+        input_ids=torch.from_numpy(tokens.astype(np.int64)),
+        position_ids=torch.from_numpy(np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)),
+        cu_seqlens=torch.from_numpy(starts.astype(np.int32)),
+        sequence_ids=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)),
+        **{name: torch.from_numpy(column) for name, column in columns.items()},
+    )
+
+
+def _starts(lengths: Sequence[int]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths)])
