@@ -1,4 +1,4 @@
-"""What the loop needs of the world: three roles, fulfilled by actors in a run and by fakes in tests."""
+"""What the loop needs of the world: four roles, fulfilled by actors in a run and by fakes in tests."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,6 +6,23 @@ from typing import Any, Protocol
 
 from experience.records import Batch, BlockHandle, Prompt, Sampling, TokenBlock, Trajectory, Weights
 from rewards.contract import RewardInput, Score
+
+
+class Prompts(Protocol):
+    """An endless stream; the prompt of each ordinal is always the same one."""
+
+    @property
+    def cursor(self) -> int:
+        """The ordinal that `next` gives."""
+        ...
+
+    def next(self) -> Prompt:
+        """The prompt at the cursor, which moves on."""
+        ...
+
+    def at(self, ordinal: int) -> Prompt:
+        """The prompt of any ordinal; the cursor stays."""
+        ...
 
 
 class Rollouts(Protocol):

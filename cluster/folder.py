@@ -1,0 +1,84 @@
+"""A run's folder: where each thing stands, and who owns it."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from configs.dump import dump_run
+from configs.schema import BaseRun
+
+
+class RunFolder:
+    """`output_dir/name/`, with absolute paths, since actors work in another folder."""
+
+    def __init__(self, run: BaseRun) -> None:
+        self.path = Path(run.output_dir).resolve() / run.name
+        self.checkpoints = self.path / "checkpoints"
+        self.trajectories = self.path / "trajectories"
+        self.tensorboard = self.path / "tensorboard"
+        self.export = self.path / "export"
+        self.data = self.path / "data"
+        self.tokenizer = self.path / "tokenizer"
+        self.initial_model = self.path / "initial_model"
+        self.metrics = self.path / "metrics.jsonl"
+        self.config = self.path / "config.yaml"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @contextlib.contextmanager
+    def opened(self, run: BaseRun, *, resume: bool) -> Iterator[None]:
+        """The folder is made and locked inside, and holds the resolved config.
+
+        Raises ValueError when another run owns it, or when it holds an earlier run and `resume` is not set.
+        """
+        self._check_is_fresh(resume)
+        self._make()
+        with _locked(self.path / "lock"):
+            self.config.write_text(dump_run(run))
+            yield
+
+    def _check_is_fresh(self, resume: bool) -> None:
+        if resume or not self.metrics.exists():
+            return
+        raise ValueError(
+            f"{self.path} holds an earlier run; go on with it (--resume), choose another name (name=...), "
+            f"or delete the folder"
+        )
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o750)
+        except OSError as error:
+            raise ValueError(f"output_dir: can't make {self.path} ({error.strerror})") from None
+        if not os.access(self.path, os.W_OK):
+            raise ValueError(f"output_dir: {self.path} is not writable")
+
+    def check_space(self, needed_bytes: int) -> None:
+        """Raises ValueError when the disk can't hold one more checkpoint of this size."""
+        free = shutil.disk_usage(self.path).free
+        if free < needed_bytes:
+            raise ValueError(
+                f"output_dir: {self.path} has {free / 2**30:.1f} GiB free; one checkpoint needs about "
+                f"{needed_bytes / 2**30:.1f} GiB"
+            )
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds the lock file inside; the system lets go of it when the process ends, however it ends."""
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(f"{path.parent} belongs to a run that is going on: {file.read().strip()}") from None
+        file.truncate(0)
+        file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+        file.flush()
+        yield

@@ -1,0 +1,61 @@
+"""Joining a Ray cluster, or starting a local one that ends with the run."""
+
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray
+from ray.util import get_node_ip_address
+
+from configs.schema import ClusterConfig
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@contextlib.contextmanager
+def ray_session(config: ClusterConfig, num_cpus: int) -> Iterator[None]:
+    """Ray is connected inside. A session that runs already is used as it is, and left running.
+
+    `num_cpus`: logical CPUs that the run's actors ask for; a local cluster has at least as many.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    # Workers get the driver's current folder on their path: from here, no user's `rewards.py` can shadow ours.
+    with contextlib.chdir(ROOT):
+        _join(config) if config.address else _start(config, num_cpus)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _join(config: ClusterConfig) -> None:
+    try:
+        ray.init(address=config.address, log_to_driver=False, logging_level=logging.WARNING)
+    except ConnectionError as error:
+        raise ValueError(
+            f"cluster.address={config.address}: no Ray cluster answers there ({error}); start one with `ray start --head`, "
+            "or leave cluster.address out to use this machine"
+        ) from None
+
+
+def _start(config: ClusterConfig, num_cpus: int) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        # Ray asks for a token on its own. A secret of this run alone keeps it from writing one to the home folder.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_enable_worker_prestart", "0")  # idle workers would cost memory and start-up time
+    ray.init(
+        address="local",
+        num_cpus=config.num_cpus or max(num_cpus, os.cpu_count() or 1),
+        include_dashboard=config.dashboard,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    logger.info("local Ray cluster at %s", get_node_ip_address())

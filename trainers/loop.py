@@ -1,0 +1,184 @@
+"""The loop of reinforcement learning: sample, score, train, publish, at any staleness.
+
+     prompts ──► sample ──► generate ──► score ──► buffer ──► train ──► publish ──► load
+                   ▲                                 │                               │
+                   └── begins a prompt while the ────┴───── a new policy version ◄───┘
+                       staleness bound has room
+
+Two coroutines run side by side. With `max_staleness: 0` the sampler may begin one step's prompts only, so the two
+take turns; a larger bound lets them overlap. Nothing here knows Ray, vLLM or DeepSpeed (see roles.py).
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experience.buffer import Buffer
+from experience.records import Group, Prompt, Sampling, Scored, Trajectory
+from metrics.meter import Meter
+from rewards.contract import RewardInput
+from trainers.credit import Credit, CreditAssigner
+from trainers.roles import Learner, Prompts, Rewards, Rollouts
+from trainers.summary import summarise
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roles:
+    """Who does the work."""
+
+    prompts: Prompts
+    rollouts: Rollouts
+    rewards: Rewards
+    learner: Learner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """From which step to which, and the size of each."""
+
+    first_step: int
+    num_steps: int
+    prompts_per_step: int
+    max_staleness: int
+    sampling: Sampling
+
+
+class Observer:
+    """What happens around the steps besides training. Every method may be left as it is."""
+
+    async def before_training(self) -> None:
+        """The first weights are loaded, nothing is sampled yet."""
+
+    async def after_step(self, step: int) -> None:
+        """Step `step` is trained and its weights are loaded; the next step waits for this."""
+
+    def record(self, step: int, credit: Credit, metrics: Mapping[str, float]) -> None:
+        """Step `step` is over, and the next one is being sampled meanwhile."""
+
+
+class Loop:
+    """One run of reinforcement learning."""
+
+    def __init__(self, *, schedule: Schedule, roles: Roles, assigner: CreditAssigner, meter: Meter) -> None:
+        self._schedule = schedule
+        self._prompts, self._rollouts = roles.prompts, roles.rollouts
+        self._rewards, self._learner = roles.rewards, roles.learner
+        self._assigner = assigner
+        self._meter = meter
+        self._buffer = Buffer(
+            prompts_per_step=schedule.prompts_per_step,
+            max_staleness=schedule.max_staleness,
+            version=schedule.first_step,
+            last_version=schedule.num_steps,
+        )
+        self._side_tasks: set[asyncio.Task[None]] = set()
+        self._last_generated = 0.0
+        self._is_stopping = False
+
+    @property
+    def step(self) -> int:
+        """Training steps done since the start of the first run; also the version of the policy."""
+        return self._buffer.version
+
+    def stop(self) -> None:
+        """Finish the step that is being trained, then end."""
+        self._is_stopping = True
+
+    def state(self) -> Mapping[str, Any]:
+        """What a later run needs to go on from here without repeating or skipping a prompt."""
+        return {"cursor": self._prompts.cursor, **self._buffer.state()}
+
+    async def run(self, observer: Observer, unfinished: Sequence[int] = ()) -> None:
+        """Train to the last step. `unfinished`: prompts that an earlier run began and did not train on."""
+        await self._publish(self.step)
+        await observer.before_training()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+
+                def start(work: Coroutine[Any, Any, None]) -> None:
+                    task = tasks.create_task(work)
+                    self._side_tasks.add(task)
+                    task.add_done_callback(self._side_tasks.discard)
+
+                start(self._sample(start, list(unfinished)))
+                await self._train(observer)
+                for task in self._side_tasks:
+                    task.cancel()
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    async def _sample(self, start: Callable[[Coroutine[Any, Any, None]], None], unfinished: list[int]) -> None:
+        """Consumes prompts; produces rollouts; waits for the buffer's room; unblocked by each new version."""
+        while True:
+            ordinal = unfinished[0] if unfinished else self._prompts.cursor
+            await self._buffer.admit(ordinal)
+            prompt = self._prompts.at(unfinished.pop(0)) if unfinished else self._prompts.next()
+            start(self._roll_out(prompt))
+
+    async def _roll_out(self, prompt: Prompt) -> None:
+        """Consumes a prompt; produces a scored group in the buffer; waits for a rollout worker and the verifiers."""
+        trajectories = await self._rollouts.generate(prompt, self._schedule.sampling)
+        self._last_generated = time.monotonic()
+        scores = await self._rewards.score([reward_input(trajectory) for trajectory in trajectories])
+        samples = tuple(Scored(trajectory=t, score=s) for t, s in zip(trajectories, scores, strict=True))
+        group = Group(prompt=prompt, samples=samples)
+        if self._assigner.keeps(group):
+            self._buffer.add(group)
+        else:
+            self._buffer.drop(prompt.ordinal)
+
+    async def _train(self, observer: Observer) -> None:
+        """Consumes groups; produces policy versions; waits for the buffer; unblocked by each finished group."""
+        while self.step < self._schedule.num_steps and not self._is_stopping:
+            self._meter.begin_step()
+            groups = await self._take()
+            credit = self._assigner.credit(groups)
+            learned = await self._learn(credit)
+            await self._publish(self.step + 1)
+            metrics = {**summarise(credit.groups, self.step), **learned}
+            await observer.after_step(self.step + 1)
+            self._buffer.advance()
+            observer.record(self.step, credit, {**metrics, **self._meter.end_step()})
+
+    async def _learn(self, credit: Credit) -> Mapping[str, float]:
+        """Update the weights; they stay as they are where no sample can be learned from."""
+        if not credit.batch.mini_batches:
+            logger.warning("step %d trains on nothing: none of its samples was scored", self.step + 1)
+            return {}
+        with self._meter.phase("train"):
+            return await self._learner.update(credit.batch)
+
+    async def _take(self) -> list[Group]:
+        """The next step's groups. Time until the last response is sampling's, what follows is scoring's."""
+        started = time.monotonic()
+        groups = await self._buffer.take()
+        ended = time.monotonic()
+        generated = min(max(self._last_generated, started), ended)
+        self._meter.span("generate", started, generated)
+        self._meter.span("score", generated, ended)
+        return groups
+
+    async def _publish(self, version: int) -> None:
+        """Give the learner's weights to every rollout worker, as `version`."""
+        with self._meter.phase("sync"):
+            await self._rollouts.load(await self._learner.publish(version))
+
+
+def reward_input(trajectory: Trajectory) -> RewardInput:
+    """What rewards see of a trajectory."""
+    prompt = trajectory.prompt
+    return RewardInput(
+        prompt=prompt.text,
+        response=trajectory.text,
+        answer=prompt.answer,
+        messages=prompt.messages,
+        columns=prompt.columns,
+        num_prompt_tokens=trajectory.num_prompt_tokens,
+        num_response_tokens=trajectory.num_response_tokens,
+        finish_reason=trajectory.finish_reason,
+    )
