@@ -1,0 +1,54 @@
+"""How sure a measured share or mean is: intervals, and pass@k."""
+
+from collections.abc import Sequence
+from math import comb, sqrt
+from statistics import NormalDist
+
+import numpy as np
+
+
+def wilson(num_successes: int, num_trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (Wilson 1927): never outside 0..1, sound for small counts.
+
+    ValueError unless 0 <= num_successes <= num_trials and num_trials >= 1.
+    """
+    if not 0 <= num_successes <= num_trials or num_trials < 1:
+        raise ValueError(f"{num_successes} successes in {num_trials} trials is no proportion")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = num_successes / num_trials
+    scale = 1 + z**2 / num_trials
+    centre = (share + z**2 / (2 * num_trials)) / scale
+    half = z / scale * sqrt(share * (1 - share) / num_trials + z**2 / (4 * num_trials**2))
+    # At 0 and at all successes the ends are exact; rounding would leave them off by 1e-17.
+    low = 0.0 if num_successes == 0 else centre - half
+    high = 1.0 if num_successes == num_trials else centre + half
+    return low, high
+
+
+def bootstrap_mean(
+    values: Sequence[float], confidence: float = 0.95, *, num_resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean (Efron 1979), the same for the same seed.
+
+    ValueError for no values or non-finite ones. Samples of one prompt depend on each other: give
+    one mean a prompt, not all its samples.
+    """
+    data = np.asarray(values, dtype=np.float64)
+    if not len(data) or not np.isfinite(data).all():
+        raise ValueError(f"want at least one value, all finite; got {len(data)} values")
+    generator = np.random.default_rng(seed)
+    means = [data[generator.integers(len(data), size=len(data))].mean() for _ in range(num_resamples)]
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+    """Probability that at least one of k samples is right, unbiased: 1 - C(n - c, k) / C(n, k).
+
+    arXiv:2107.03374, equation 1. ValueError unless 0 <= c <= n and 1 <= k <= n.
+    """
+    if not 0 <= num_correct <= num_samples or not 1 <= k <= num_samples:
+        raise ValueError(
+            f"pass@{k} needs 0 <= correct <= samples and 1 <= k <= samples; got {num_correct} of {num_samples}"
+        )
+    return 1.0 - comb(num_samples - num_correct, k) / comb(num_samples, k)

@@ -1,0 +1,176 @@
+"""Every metric by name: its unit, what it means, and what its value of a step is made of."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class Reduction(StrEnum):
+    """What the value of a step is, of all samples, tokens, updates and ranks concerned."""
+
+    MEAN = "mean"
+    SUM = "sum"
+    MAX = "max"
+    LAST = "last"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One row of the table. A name that ends in `<...>` stands for a family, such as `reward/<part>`."""
+
+    name: str
+    unit: str
+    meaning: str
+    reduction: Reduction
+
+
+# Where a step's time goes; phases may overlap when generation runs beside training.
+PHASES: Final[Mapping[str, str]] = {
+    "generate": "waiting for responses",
+    "score": "waiting for verdicts after the last response",
+    "data": "waiting for the next batch (supervised training)",
+    "train": "updating the weights",
+    "sync": "giving the new weights to the rollout workers",
+    "evaluate": "held-out evaluation",
+    "save": "writing checkpoints",
+}
+
+
+def _rows(unit: str, reduction: Reduction, meanings: Mapping[str, str]) -> Iterable[Metric]:
+    for name, meaning in meanings.items():
+        yield Metric(name=name, unit=unit, meaning=meaning, reduction=reduction)
+
+
+_ROWS: Final[tuple[Metric, ...]] = (
+    *_rows(
+        "reward",
+        Reduction.MEAN,
+        {
+            "reward/mean": "weighted sum of all rewards, mean over scored samples",
+            "reward/std": "its standard deviation over the samples of the step",
+            "reward/<part>": "one reward of the recipe before its weight, mean over samples",
+            "eval/reward_mean": "mean reward on held-out prompts",
+        },
+    ),
+    *_rows(
+        "samples",
+        Reduction.SUM,
+        {"score/<status>": "samples whose verdict came about in this way (ok, timeout, error ...)"},
+    ),
+    *_rows(
+        "tokens",
+        Reduction.MEAN,
+        {
+            "response/length_mean": "mean length of a response",
+            "eval/response_length_mean": "mean length of a held-out response",
+        },
+    ),
+    *_rows("tokens", Reduction.MAX, {"response/length_max": "longest response"}),
+    *_rows("tokens", Reduction.SUM, {"response/tokens": "all sampled tokens of the step"}),
+    *_rows(
+        "share",
+        Reduction.MEAN,
+        {
+            "response/truncated_fraction": "responses cut by the length limit",
+            "group/equal_fraction": "groups whose rewards are all equal and teach nothing",
+            "policy/clip_fraction_low": "response tokens whose ratio is below the clip range",
+            "policy/clip_fraction_high": "response tokens whose ratio is above the clip range",
+            "mismatch/masked_fraction": "response tokens that the rollout correction leaves out",
+            "value/clip_fraction": "response tokens whose new value is outside the clip range",
+            "value/explained_variance": "part of the returns' variance that the critic's values explain; at most 1",
+            "eval/accuracy": "held-out prompts answered right",
+            "eval/accuracy_low": "lower end of the 95 % Wilson interval of the accuracy",
+            "eval/accuracy_high": "upper end of the 95 % Wilson interval of the accuracy",
+            "eval/pass_at_k": "held-out prompts that at least one of k samples answers right, unbiased estimate",
+            "preference/accuracy": "pairs in which the chosen response is rated above the rejected one",
+            "preference/brier": "squared distance of the predicted preference from the one that was made",
+            "preference/calibration_error": "distance of predicted from actual preferences, bin by bin",
+        },
+    ),
+    *_rows("groups", Reduction.SUM, {"group/dropped": "groups dropped and replaced by dynamic sampling"}),
+    *_rows(
+        "nats",
+        Reduction.MEAN,
+        {
+            "policy/entropy": "entropy of the next-token distribution, mean over response tokens",
+            "policy/kl_old": "KL divergence from the policy before the update (k3), mean over response tokens",
+            "policy/kl_ref": "KL divergence from the reference policy, mean over response tokens",
+            "mismatch/mean_abs": "|trainer's minus engine's log-prob|, mean over response tokens",
+            "mismatch/kl": "KL divergence of the engine from the trainer (k3), mean over response tokens",
+            "supervised/loss": "cross-entropy, mean over the tokens that count",
+            "eval/loss": "cross-entropy on held-out text",
+        },
+    ),
+    *_rows("nats", Reduction.MAX, {"mismatch/max_abs": "largest |trainer's minus engine's log-prob|"}),
+    *_rows(
+        "",
+        Reduction.MEAN,
+        {
+            "policy/loss": "the objective that is minimised, penalties and bonuses included",
+            "policy/ratio_mean": "importance ratio, mean over response tokens",
+            "policy/kl_coef": "weight of the KL penalty",
+            "mismatch/weight_mean": "correction weight, mean over response tokens",
+            "value/loss": "value loss of the critic",
+            "value/return_mean": "return, mean over response tokens",
+            "value/return_square_mean": "its square",
+            "value/residual_mean": "return minus predicted value, mean over response tokens",
+            "value/residual_square_mean": "its square",
+            "preference/loss": "pairwise loss of a reward model or of DPO",
+            "preference/reward_difference": "reward of the chosen minus that of the rejected response",
+            "preference/chosen_reward": "implicit reward of chosen responses (DPO)",
+            "preference/rejected_reward": "implicit reward of rejected responses (DPO)",
+            "optimizer/grad_norm": "norm of the gradient before clipping",
+            "supervised/perplexity": "exp of the cross-entropy",
+            "eval/perplexity": "exp of the held-out cross-entropy",
+        },
+    ),
+    *_rows("", Reduction.MAX, {"policy/ratio_max": "largest importance ratio of a response token"}),
+    *_rows("", Reduction.LAST, {"optimizer/learning_rate": "learning rate of the last update"}),
+    *_rows("updates", Reduction.SUM, {"optimizer/skipped_steps": "updates skipped for a non-finite loss or gradient"}),
+    *_rows("versions", Reduction.MEAN, {"staleness/mean": "policy versions between sampling and training"}),
+    *_rows("versions", Reduction.MAX, {"staleness/max": "the same, of the stalest sample"}),
+    *_rows(
+        "seconds",
+        Reduction.MAX,
+        {
+            "time/step": "wall-clock time of the step",
+            "time/update": "forward, backward and optimiser on the slowest rank; a part of time/train",
+            **{f"time/{phase}": meaning for phase, meaning in PHASES.items()},
+            "time/other": "time of the step that no phase covers",
+        },
+    ),
+    *_rows(
+        "share",
+        Reduction.MAX,
+        {f"share/{phase}": f"part of the step's time: {meaning}" for phase, meaning in PHASES.items()},
+    ),
+    *_rows("share", Reduction.MAX, {"share/other": "part of the step's time that no phase covers"}),
+    *_rows("tokens/s", Reduction.SUM, {"throughput/tokens_per_second": "prompt and response tokens trained a second"}),
+    *_rows("sequences/s", Reduction.SUM, {"throughput/sequences_per_second": "sequences trained a second"}),
+    *_rows(
+        "GiB",
+        Reduction.MAX,
+        {
+            "memory/host_peak": "largest resident memory of a process so far",
+            "memory/device_allocated": "device memory that tensors hold, peak of the step",
+            "memory/device_reserved": "device memory taken from the driver, peak of the step",
+        },
+    ),
+)
+
+TABLE: Final[Mapping[str, Metric]] = {row.name: row for row in _ROWS}
+_FAMILIES = {name.partition("<")[0]: row for name, row in TABLE.items() if "<" in name}
+
+
+def metric(name: str) -> Metric:
+    """The row of `name`. ValueError when the table has none: a name is written down before it is used."""
+    row = TABLE.get(name)
+    if row is None and re.fullmatch(r"[a-z]+/[^\s<>]+", name):
+        row = _FAMILIES.get(name.partition("/")[0] + "/")
+    if row is None:
+        near = difflib.get_close_matches(name, TABLE, n=3)
+        raise ValueError(f"metric {name!r} is not in metrics/names.py; near: {', '.join(near) or 'none'}")
+    return row

@@ -1,0 +1,90 @@
+"""Intervals and pass@k against closed forms and slow, obvious versions."""
+
+from itertools import combinations
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metrics.intervals import bootstrap_mean, pass_at_k, wilson
+
+PROPORTIONS = st.integers(1, 200).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total)))
+
+
+def test_wilson_at_no_success_is_the_closed_form() -> None:
+    z2 = NormalDist().inv_cdf(0.975) ** 2
+    assert wilson(0, 10) == pytest.approx((0.0, z2 / (10 + z2)))
+    assert wilson(10, 10) == pytest.approx((10 / (10 + z2), 1.0))
+
+
+@given(PROPORTIONS)
+def test_wilson_s_ends_solve_the_score_equation(proportion: tuple[int, int]) -> None:
+    successes, total = proportion
+    low, high = wilson(successes, total)
+    share, z = successes / total, NormalDist().inv_cdf(0.975)
+    assert 0 <= low <= share <= high <= 1
+    for end in (low, high):
+        assert (share - end) ** 2 == pytest.approx(z**2 * end * (1 - end) / total, abs=1e-12)
+
+
+@given(PROPORTIONS)
+def test_wilson_is_symmetric_in_success_and_failure(proportion: tuple[int, int]) -> None:
+    successes, total = proportion
+    low, high = wilson(successes, total)
+    assert wilson(total - successes, total) == pytest.approx((1 - high, 1 - low), abs=1e-12)
+
+
+@pytest.mark.parametrize(("successes", "total"), [(1, 0), (0, 0), (-1, 3), (4, 3)])
+def test_what_is_no_proportion_is_refused(successes: int, total: int) -> None:
+    with pytest.raises(ValueError, match="is no proportion"):
+        wilson(successes, total)
+
+
+def test_the_bootstrap_of_equal_values_has_no_width() -> None:
+    assert bootstrap_mean([0.25] * 7) == (0.25, 0.25)
+
+
+def test_the_bootstrap_of_a_proportion_follows_the_binomial() -> None:
+    # The mean of a resample of 30 ones in 100 is Binomial(100, 0.3) / 100: 95 % of it lies in 0.21..0.39.
+    low, high = bootstrap_mean([1.0] * 30 + [0.0] * 70, num_resamples=20_000)
+    assert low == pytest.approx(0.21, abs=0.011)
+    assert high == pytest.approx(0.39, abs=0.011)
+
+
+def test_the_bootstrap_nears_the_normal_interval() -> None:
+    values = np.random.default_rng(1).normal(5.0, 2.0, size=400)
+    half = NormalDist().inv_cdf(0.95) * values.std() / np.sqrt(len(values))
+    low, high = bootstrap_mean(values.tolist(), confidence=0.9, num_resamples=10_000)
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
+
+
+def test_the_bootstrap_is_a_function_of_its_seed() -> None:
+    values = [0.0, 1.0, 4.0, 9.0]
+    assert bootstrap_mean(values, seed=3) == bootstrap_mean(values, seed=3)
+
+
+@pytest.mark.parametrize("values", [[], [1.0, float("nan")], [float("inf")]])
+def test_the_bootstrap_refuses_what_has_no_mean(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="all finite"):
+        bootstrap_mean(values)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+@pytest.mark.parametrize("correct", [0, 1, 3, 5])
+def test_pass_at_k_is_the_share_of_draws_with_a_right_one(correct: int, k: int) -> None:
+    samples = [True] * correct + [False] * (5 - correct)
+    draws = [any(draw) for draw in combinations(samples, k)]
+    assert pass_at_k(5, correct, k) == pytest.approx(sum(draws) / len(draws))
+
+
+def test_pass_at_1_is_the_accuracy_and_large_counts_are_exact() -> None:
+    assert pass_at_k(8, 3, 1) == pytest.approx(3 / 8)
+    assert pass_at_k(10_000, 1, 5_000) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("samples", "correct", "k"), [(4, 5, 1), (4, -1, 1), (4, 1, 5), (4, 1, 0)])
+def test_pass_at_k_refuses_impossible_counts(samples: int, correct: int, k: int) -> None:
+    with pytest.raises(ValueError, match="needs 0 <= correct"):
+        pass_at_k(samples, correct, k)
