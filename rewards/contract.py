@@ -7,15 +7,25 @@ from typing import Any
 
 
 class Status(StrEnum):
-    """How a verdict came about. Everything but OK and NO_ANSWER leaves the sample unscored."""
+    """How a verdict came about.
+
+    OK, NO_ANSWER and REFUSED carry a value; the others leave the sample unscored, out of its group's
+    baseline. A refusal is the policy's doing (hedging, hidden characters), so it is worth 0: were it
+    unscored, hedging would be a way out of being wrong.
+    """
 
     OK = "ok"
     NO_ANSWER = "no_answer"  # scored 0: the response holds no answer marker
-    ABSTAIN = "abstain"
-    REFUSED = "refused"
+    ABSTAIN = "abstain"  # the reward does not judge this sample
+    REFUSED = "refused"  # scored 0: the answer is not in a form that is judged
     TIMEOUT = "timeout"
     MEMORY = "memory"
     ERROR = "error"
+
+    @property
+    def is_failure(self) -> bool:
+        """Something broke: counted against `reward_pool.max_error_rate`."""
+        return self in (Status.TIMEOUT, Status.MEMORY, Status.ERROR)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +40,7 @@ class RewardInput:
     num_prompt_tokens: int = 0
     num_response_tokens: int = 0
     finish_reason: str = "stop"
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,3 +51,7 @@ class Score:
     status: Status = Status.OK
     detail: str = ""
     parts: Mapping[str, float] = field(default_factory=dict)
+
+
+class RewardError(ValueError):
+    """A reward that cannot be used as it stands: one line that says which, where and how to mend it."""

@@ -1,6 +1,9 @@
 """Which rewards score a response, and the limits of the processes that run them."""
 
-from pydantic import Field
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, model_validator
 
 from configs.schema.base import Section
 
@@ -14,6 +17,60 @@ class RewardSpec(Section):
     """Factor in the sum of rewards."""
     args: dict[str, object] = Field(default_factory=dict)
     """Keyword arguments for the reward."""
+    name: str | None = None
+    """Its name in metrics and in other rewards' keys; none: the built-in's or the function's name."""
+    task: str | None = None
+    """Score only the rows whose `task` column holds this; none: every row."""
+    times: str | None = None
+    """Multiply by the value of the reward of this name: a format reward then counts only where the answer is right."""
+    instead_of: str | None = None
+    """Ask this reward only where the reward of this name abstains: a rule first, a model for the rest."""
+    mean: float = Field(default=0.0, allow_inf_nan=False)
+    """Subtracted from the value before anything else."""
+    std: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """The value less its mean is divided by this."""
+    clip: tuple[float, float] | None = None
+    """Bounds of the value, after mean and std."""
+    veto_below: float | None = Field(default=None, allow_inf_nan=False)
+    """Where this reward's own value is lower, the sample's whole reward is `veto_reward`."""
+    veto_reward: float = Field(default=0.0, allow_inf_nan=False)
+    """The reward of a vetoed sample."""
+    timeout_seconds: float | None = Field(default=None, gt=0)
+    """Wall-clock limit of one call; none: the built-in's own, else reward_pool.timeout_seconds."""
+
+    @property
+    def label(self) -> str:
+        """The name under which this reward is logged."""
+        return self.name or self.use.rpartition(":")[2]
+
+    @model_validator(mode="after")
+    def _clip_is_a_range(self) -> "RewardSpec":
+        if self.clip is not None and not self.clip[0] < self.clip[1]:
+            raise ValueError(f"clip={list(self.clip)}: the first number must be the lower one")
+        return self
+
+
+def check_rewards(specs: Sequence[RewardSpec]) -> tuple[RewardSpec, ...]:
+    """`specs`, if they can be combined; else ValueError. Names are unique, references name another reward."""
+    labels = [spec.label for spec in specs]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"two rewards are called {label!r}; give one of them another `name`")
+    if specs and not any(spec.weight for spec in specs):
+        raise ValueError("every reward has weight 0: nothing would be rewarded")
+    for place, spec in enumerate(specs):
+        others = [label for label in labels if label != spec.label]
+        if spec.times is not None and spec.times not in others:
+            raise ValueError(f"reward {spec.label!r}: times={spec.times!r} is no other reward; choose one of {others}")
+        if spec.instead_of is not None and spec.instead_of not in labels[:place]:
+            raise ValueError(
+                f"reward {spec.label!r}: instead_of={spec.instead_of!r} must name a reward above it, "
+                f"one of {labels[:place]}"
+            )
+    return tuple(specs)
+
+
+RewardSpecs = Annotated[tuple[RewardSpec, ...], AfterValidator(check_rewards)]
 
 
 class RewardPoolConfig(Section):

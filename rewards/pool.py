@@ -1,0 +1,173 @@
+"""The processes that run rewards, behind one call: samples in, composed scores out."""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.schema.rewards import RewardPoolConfig, RewardSpec, check_rewards
+from rewards.builtin import BUILTINS
+from rewards.cache import VerdictCache
+from rewards.composition import compose
+from rewards.contract import RewardError, RewardInput, Score
+from rewards.lane import Job, Lane
+from rewards.loading import find
+from rewards.processes import Keeper, Worker
+
+logger = logging.getLogger(__name__)
+
+_ITEMS_PER_JOB = 64
+_EXAMPLES = (
+    RewardInput(
+        prompt="What is 1 + 1?", response="It is \\boxed{2}.", answer="2", num_response_tokens=8, id="example 1"
+    ),
+    RewardInput(prompt="What is 2 * 3?", response="I do not know.", answer="6", num_response_tokens=5, id="example 2"),
+)
+
+
+class RewardPool:
+    """Scores samples by all rewards of a run. `score` may be awaited on any event loop, from any thread.
+
+    Limits are per call of a reward, and waiting for a free process counts against none of them.
+    """
+
+    def __init__(self, specs: Sequence[RewardSpec], limits: RewardPoolConfig, folder: Path | None = None) -> None:
+        """`folder`: where relative paths of users' files start; the current one by default."""
+        self._specs = check_rewards(specs)
+        self._limits = limits
+        self._folder = (folder or Path.cwd()).resolve()
+        self._rows = [None if find(spec.use, self._folder) else BUILTINS[spec.use] for spec in self._specs]
+        self._caches = [VerdictCache(row.depends_on if row else ()) for row in self._rows]
+        self._is_batch: list[bool] = []
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._lanes: list[Lane] = []
+        self._keeper: Keeper | None = None
+        self._keeper_lock = threading.Lock()
+
+    def start(self, rows: Sequence[RewardInput] = ()) -> None:
+        """Load every reward, call each on two samples, start the processes; RewardError when one is unfit.
+
+        `rows`: samples of the run's data. Without them two made-up samples are used, and since those lack the
+        data set's columns an exception that they raise is only logged.
+        """
+        self._keeper = self._new_keeper()
+        try:
+            first = self._spawn()
+            self._is_batch = first.is_batch
+            first.end()
+            self._lanes = [Lane(self._jobs, self._spawn, number) for number in range(self._limits.num_processes)]
+            for lane in self._lanes:
+                lane.start()
+            self._dry_run(list(rows[:2]) or list(_EXAMPLES), is_real=bool(rows))
+        except BaseException:
+            self.close()
+            raise
+
+    async def score(self, items: Sequence[RewardInput]) -> list[Score]:
+        """One score for each sample, in order: the composed reward as value, each reward by name in `parts`."""
+        verdicts: list[dict[str, Score]] = [{} for _ in items]
+        first = [number for number, spec in enumerate(self._specs) if spec.instead_of is None]
+        await asyncio.gather(*(self._ask(number, items, verdicts) for number in first))
+        for number, spec in enumerate(self._specs):
+            if spec.instead_of is not None:
+                await self._ask(number, items, verdicts)
+        return [compose(self._specs, each) for each in verdicts]
+
+    def score_blocking(self, items: Sequence[RewardInput]) -> list[Score]:
+        """`score` for callers without an event loop."""
+        return asyncio.run(self.score(items))
+
+    def close(self) -> None:
+        """End every process; returns when they are gone. Jobs that wait are failed."""
+        for _ in self._lanes:
+            self._jobs.put(None)
+        if self._keeper:
+            self._keeper.close()  # first: a lane may be waiting for a worker that hangs
+        for lane in self._lanes:
+            lane.join(timeout=10)
+        self._lanes, self._keeper = [], None
+
+    async def _ask(self, number: int, items: Sequence[RewardInput], verdicts: list[dict[str, Score]]) -> None:
+        """Add reward `number`'s verdict to those of every sample that it is meant for."""
+        spec = self._specs[number]
+        rows = [row for row, item in enumerate(items) if _is_meant(spec, item, verdicts[row])]
+        cache = self._caches[number]
+        unknown: dict[Any, list[int]] = {}
+        for row in rows:
+            if (score := cache.recall(items[row])) is None:
+                unknown.setdefault(cache.key(items[row]) or row, []).append(row)
+            else:
+                verdicts[row][spec.label] = score
+        scores = await self._run(number, [items[alike[0]] for alike in unknown.values()])
+        for alike, score in zip(unknown.values(), scores, strict=True):
+            cache.learn(items[alike[0]], score)
+            for row in alike:
+                verdicts[row][spec.label] = score
+
+    async def _run(self, number: int, items: Sequence[RewardInput]) -> list[Score]:
+        """Hand `items` to the lanes: a batch reward as they are, others in pieces that all lanes can share."""
+        if not self._lanes:
+            raise RuntimeError("RewardPool.start() has not been called, or close() has")
+        is_batch = self._is_batch[number]
+        size = len(items) if is_batch else min(_ITEMS_PER_JOB, -(-len(items) // len(self._lanes)))
+        jobs = [self._job(number, items[at : at + size]) for at in range(0, len(items), max(size, 1))]
+        for job in jobs:
+            self._jobs.put(job)
+        answers = await asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs))
+        return [score for answer in answers for score in answer]
+
+    def _job(self, number: int, items: Sequence[RewardInput]) -> Job:
+        spec, row = self._specs[number], self._rows[number]
+        own = row.timeout_seconds if row else None
+        return Job(
+            reward=number,
+            name=spec.label,
+            is_batch=self._is_batch[number],
+            items=items,
+            timeout_seconds=spec.timeout_seconds or own or self._limits.timeout_seconds,
+        )
+
+    def _new_keeper(self) -> Keeper:
+        return Keeper(sorted({row.target.partition(":")[0] for row in self._rows if row}))
+
+    def _spawn(self) -> Worker:
+        with self._keeper_lock:
+            if self._keeper is None or not self._keeper.is_alive:
+                logger.warning("the process that forks reward workers is gone; starting another")
+                self._keeper = self._new_keeper()
+            keeper = self._keeper
+        return keeper.spawn(self._setup())
+
+    def _setup(self) -> dict[str, Any]:
+        return {
+            "folder": str(self._folder),
+            "memory_bytes": int(self._limits.memory_gib * 2**30),
+            "rewards": [{"use": spec.use, "args": spec.args} for spec in self._specs],
+        }
+
+    def _dry_run(self, items: list[RewardInput], is_real: bool) -> None:
+        for number, spec in enumerate(self._specs):
+            job = self._job(number, items)
+            self._jobs.put(job)
+            for item, score in zip(items, job.future.result(), strict=True):
+                if not score.status.is_failure:
+                    continue
+                message = f"rewards: {spec.label}: a trial call on {item.id or 'a row'} failed: {score.detail}"
+                if is_real or "returned" in score.detail:
+                    raise RewardError(message)
+                logger.warning("%s (the sample is made up, with no columns)", message)
+
+
+def _is_meant(spec: RewardSpec, item: RewardInput, verdicts: dict[str, Score]) -> bool:
+    if spec.task is not None and item.columns.get("task") != spec.task:
+        return False
+    if spec.instead_of is None:
+        return True
+    return (
+        spec.instead_of in verdicts
+        and verdicts[spec.instead_of].value is None
+        and not verdicts[spec.instead_of].status.is_failure
+    )
