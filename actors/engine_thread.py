@@ -1,0 +1,123 @@
+"""The thread that owns a sampling engine: it alone touches it, step after step."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, TypeVar
+
+from actors.messages import EngineFailed, RolloutSpec, SequenceRequest, StartFacts
+from experience.episode import Completion
+
+if TYPE_CHECKING:  # importing the engine imports vLLM
+    from actors.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+Finished = list[tuple[str, Completion]]
+Result = TypeVar("Result")
+
+
+class EngineThread:
+    """Starts an engine and steps it for as long as it has work.
+
+    `on_finished` and `on_failure` are called in this thread. After a failure nothing is sampled any more:
+    a vLLM engine that raised once may spin for ever or go on with half a model.
+    """
+
+    def __init__(
+        self,
+        spec: RolloutSpec,
+        on_finished: Callable[[Finished], object],
+        on_failure: Callable[[EngineFailed], object],
+    ) -> None:
+        self.started: Future[StartFacts] = Future()
+        self.num_tokens = 0
+        self.last_step_seconds = 0.0
+        self._spec = spec
+        self._on_finished = on_finished
+        self._on_failure = on_failure
+        self._commands: queue.SimpleQueue[Callable[[Engine], None]] = queue.SimpleQueue()
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def add(self, requests: Sequence[SequenceRequest]) -> None:
+        """Sample these sequences, from the next step on."""
+        self.call(lambda engine: [engine.add(request) for request in requests])
+
+    def call(self, work: "Callable[[Engine], Result]") -> Future[Result]:
+        """Do something with the engine between two steps. Whatever it raises ends the engine."""
+        future: Future[Result] = Future()
+
+        def command(engine: "Engine") -> None:
+            try:
+                future.set_result(work(engine))
+            except Exception as error:
+                future.set_exception(failure(error))
+                raise
+
+        self._commands.put(command)
+        return future
+
+    def stop(self) -> None:
+        """Close the engine after the step under way, and wait for that."""
+
+        def command(engine: "Engine") -> None:
+            self._is_stopping = True
+
+        self._commands.put(command)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            engine = self._start()
+            while not self._is_stopping:
+                self._obey(engine)
+                if engine.num_running:
+                    self._step(engine)
+            engine.close()
+        except Exception as error:  # vLLM raises what it likes; all of it leaves a broken engine
+            logger.exception("the engine failed")
+            failed = failure(error)
+            if not self.started.done():
+                self.started.set_exception(failed)
+            self._on_failure(failed)
+
+    def _start(self) -> "Engine":
+        begin = time.monotonic()
+        from actors.engine import Engine
+
+        imported = time.monotonic()
+        engine = Engine(self._spec)
+        made = time.monotonic()
+        engine.warm_up()
+        facts = StartFacts(
+            import_seconds=imported - begin,
+            engine_seconds=made - imported,
+            warm_up_seconds=time.monotonic() - made,
+        )
+        self.started.set_result(facts)
+        return engine
+
+    def _obey(self, engine: "Engine") -> None:
+        """Carry out the waiting commands; without other work, wait for one."""
+        if not engine.num_running:
+            self._commands.get()(engine)
+        while not self._commands.empty():
+            self._commands.get()(engine)
+
+    def _step(self, engine: "Engine") -> None:
+        begin = time.monotonic()
+        finished = engine.step()
+        self.last_step_seconds = time.monotonic() - begin
+        self.num_tokens = engine.num_tokens
+        if finished:
+            self._on_finished(finished)
+
+
+def failure(error: Exception) -> EngineFailed:
+    """The error as one that any process can unpickle."""
+    return EngineFailed(f"rollout engine: {type(error).__name__}: {error}")

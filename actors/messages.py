@@ -1,0 +1,104 @@
+"""What the rollout fleet and its workers say to each other."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.schema.rollout import RolloutConfig
+from experience.records import FinishReason, Sampling
+
+
+class EngineFailed(RuntimeError):
+    """A rollout engine that can't go on.
+
+    The engine's own exception never leaves its process: to unpickle it, the driver would import vLLM.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutSpec:
+    """Everything that a rollout worker is told at birth.
+
+    `model_path`: folder in Hugging Face format, with the tokenizer; its weights are not used.
+    `max_model_len`: tokens of prompt and response together.
+    `stop_token_ids`: tokens that end a response, and stay its last token.
+    """
+
+    model_path: str
+    config: RolloutConfig
+    max_model_len: int
+    stop_token_ids: tuple[int, ...]
+    use_gpu: bool = False
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRequest:
+    """One prompt to sample from."""
+
+    ordinal: int
+    tokens: NDArray[np.int32]
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceRequest:
+    """One sequence to sample, as an episode asks its engine. `seed` has no effect at temperature 0."""
+
+    id: str
+    tokens: list[int]
+    max_tokens: int
+    temperature: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleResult:
+    """What the driver gets to know of one sample: all but its tokens."""
+
+    row: int
+    num_prompt_tokens: int
+    num_response_tokens: int
+    text: str
+    finish_reason: FinishReason
+    min_version: int
+    max_version: int
+    mean_logprob: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupResult:
+    """All samples of one prompt, in sample order."""
+
+    ordinal: int
+    samples: tuple[SampleResult, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Harvest:
+    """The groups that were finished at one moment; `num_finished` counts samples since the start,
+    those of unfinished groups included."""
+
+    groups: tuple[GroupResult, ...]
+    num_finished: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartFacts:
+    """How long each part of an engine's start took, in seconds."""
+
+    import_seconds: float
+    engine_seconds: float
+    warm_up_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStatus:
+    """One look at a worker. `num_tokens` counts sampled tokens since the start: it moves, or it hangs."""
+
+    version: int | None
+    num_unfinished: int
+    num_tokens: int
+    last_step_seconds: float
+    error: str | None

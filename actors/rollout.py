@@ -1,0 +1,235 @@
+"""The rollout worker: an actor around one sampling engine.
+
+Its event loop runs the episodes and answers the fleet, while the engine's thread samples. Messages are
+fat: many prompts come in one call, and all groups that finished at one moment leave in one.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from actors.engine_thread import EngineThread, Finished
+from actors.messages import (
+    EngineFailed,
+    GroupRequest,
+    GroupResult,
+    Harvest,
+    RolloutSpec,
+    SampleResult,
+    SequenceRequest,
+    StartFacts,
+    WorkerStatus,
+)
+from actors.weights import check_complete, expected_shapes, fetch, tensors_of
+from experience.episode import Completion, Generate, Transcript, pack, sample_seed, single_turn
+from experience.records import Sampling, TokenBlock, Weights
+
+if TYPE_CHECKING:
+    from actors.engine import Engine
+
+Result = TypeVar("Result")
+
+
+def environment(spec: RolloutSpec) -> dict[str, str]:
+    """Environment variables of the worker's process; most are read when torch or vLLM is imported."""
+    variables = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in the actor's process
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "PYTHONDONTWRITEBYTECODE": "",  # else every worker compiles torch and vLLM from source again
+        "OMP_NUM_THREADS": str(spec.config.threads_per_worker),
+    }
+    if spec.use_gpu:
+        return variables
+    return variables | {
+        "CUDA_VISIBLE_DEVICES": "",
+        "TORCHDYNAMO_DISABLE": "1",  # the sampler's compilation costs seconds and gains nothing
+        "VLLM_CPU_KVCACHE_SPACE": str(spec.config.kv_cache_gib),
+        "GOMP_SPINCOUNT": "0",  # threads that spin while they wait starve the other workers of the host
+        "OMP_WAIT_POLICY": "passive",
+    }
+
+
+class RolloutWorker:
+    """One engine, its episodes, and their finished groups until the fleet collects them."""
+
+    def __init__(self, spec: RolloutSpec) -> None:
+        self._spec = spec
+        self._version: int | None = None
+        self._error: EngineFailed | None = None
+        self._completions: dict[str, asyncio.Future[Completion]] = {}
+        self._outbox: list[SequenceRequest] = []
+        self._groups: set[asyncio.Task[None]] = set()
+        self._finished: list[tuple[int, list[Transcript]]] = []
+        self._num_finished = 0
+        self._has_news = asyncio.Event()
+
+    async def start(self) -> StartFacts:
+        """Start the engine; it has no weights yet."""
+        self._expected = expected_shapes(Path(self._spec.model_path))
+        loop = asyncio.get_running_loop()
+        self._engine = EngineThread(
+            self._spec,
+            on_finished=lambda finished: loop.call_soon_threadsafe(self._resolve, finished),
+            on_failure=lambda error: loop.call_soon_threadsafe(self._fail, error),
+        )
+        facts = await asyncio.wrap_future(self._engine.started)
+        # Imported and made only now: the engine's thread has just imported the same package.
+        from transformers import AutoTokenizer
+
+        self._tokenizer = AutoTokenizer.from_pretrained(
+            self._spec.model_path, trust_remote_code=self._spec.trust_remote_code
+        )
+        return facts
+
+    async def load(self, weights: Weights) -> str:
+        """Take these weights into use, also under running sequences; the checksum of what was loaded.
+
+        ValueError, with the engine as it was, when they are not what was published or do not fit.
+        """
+        contents = await fetch(weights)
+        tied = await self._ask(lambda engine: engine.ties_embeddings)
+        check_complete(weights, self._expected, may_miss=("lm_head.weight",) if tied else ())
+        await self._ask(lambda engine: engine.load(weights.version, tensors_of(weights, contents)))
+        self._version = weights.version
+        return weights.checksum
+
+    async def _ask(self, work: "Callable[[Engine], Result]") -> Result:
+        return await asyncio.wrap_future(self._engine.call(work))
+
+    async def submit(self, requests: Sequence[GroupRequest]) -> None:
+        """Begin with these groups. ValueError before the first weights, or for a prompt that is too long."""
+        if self._error is not None:
+            raise self._error
+        if self._version is None:
+            raise ValueError("this rollout worker has no proven weights; load some before asking for samples")
+        for request in requests:
+            check_length(len(request.tokens), request.sampling.max_response_tokens, self._spec.max_model_len)
+        for request in requests:
+            task = asyncio.create_task(self._sample_group(request))
+            self._groups.add(task)
+            task.add_done_callback(self._group_ended)
+
+    async def _sample_group(self, request: GroupRequest) -> None:
+        episodes = (self._sample(request, index) for index in range(request.sampling.num_samples))
+        self._finished.append((request.ordinal, await asyncio.gather(*episodes)))
+        self._has_news.set()
+
+    def _group_ended(self, task: asyncio.Task[None]) -> None:
+        self._groups.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(EngineFailed(f"rollout episode: {type(error).__name__}: {error}"))
+
+    async def _sample(self, request: GroupRequest, index: int) -> Transcript:
+        generate = self._generator(request.ordinal, request.sampling, index)
+        transcript = await single_turn(request.tokens, request.sampling, generate)
+        self._num_finished += 1
+        return transcript
+
+    def _generator(self, ordinal: int, sampling: Sampling, index: int) -> Generate:
+        """The handle through which one episode samples."""
+        turn = 0
+
+        async def generate(tokens: NDArray[np.int32], max_tokens: int) -> Completion:
+            nonlocal turn
+            request = SequenceRequest(
+                id=f"{ordinal}.{index}.{turn}",
+                tokens=tokens.tolist(),
+                max_tokens=max_tokens,
+                temperature=sampling.temperature,
+                seed=sample_seed(sampling.seed, ordinal, index, turn),
+            )
+            turn += 1
+            return await self._complete(request)
+
+        return generate
+
+    def _complete(self, request: SequenceRequest) -> asyncio.Future[Completion]:
+        """The completion to come. Requests of one turn of the event loop reach the engine together."""
+        if not self._outbox:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outbox.append(request)
+        future = self._completions[request.id] = asyncio.get_running_loop().create_future()
+        return future
+
+    def _flush(self) -> None:
+        requests, self._outbox = self._outbox, []
+        self._engine.add(requests)
+
+    def _resolve(self, finished: Finished) -> None:
+        for request_id, completion in finished:
+            self._completions.pop(request_id).set_result(completion)
+
+    def _fail(self, error: EngineFailed) -> None:
+        self._error = error
+        for task in self._groups:
+            task.cancel()
+        self._has_news.set()
+
+    @ray.method(num_returns=2)
+    async def collect(self) -> tuple[Harvest, TokenBlock]:
+        """The groups that are finished, at least one, and the block with their tokens. Waits for one."""
+        await self._has_news.wait()
+        if self._error is not None:
+            raise self._error
+        self._has_news.clear()
+        finished, self._finished = self._finished, []
+        transcripts = [transcript for _, samples in finished for transcript in samples]
+        texts = self._decode(transcripts)
+        groups, row = [], 0
+        for ordinal, samples in finished:
+            rows = range(row, row + len(samples))
+            results = (sample_result(at, transcripts[at], texts[at]) for at in rows)
+            groups.append(GroupResult(ordinal=ordinal, samples=tuple(results)))
+            row += len(samples)
+        return Harvest(groups=tuple(groups), num_finished=self._num_finished), pack(transcripts)
+
+    def _decode(self, transcripts: Sequence[Transcript]) -> list[str]:
+        responses = [transcript.tokens[transcript.response_mask].tolist() for transcript in transcripts]
+        return self._tokenizer.batch_decode(responses, skip_special_tokens=True)
+
+    async def status(self) -> WorkerStatus:
+        """One look at the worker; answers while the engine is at work."""
+        return WorkerStatus(
+            version=self._version,
+            num_unfinished=len(self._completions),
+            num_tokens=self._engine.num_tokens,
+            last_step_seconds=self._engine.last_step_seconds,
+            error=None if self._error is None else str(self._error),
+        )
+
+    async def stop(self) -> None:
+        """Close the engine; unfinished groups are dropped."""
+        await asyncio.to_thread(self._engine.stop)
+
+
+def check_length(num_prompt_tokens: int, max_response_tokens: int, max_model_len: int) -> None:
+    """ValueError unless the prompt and its longest response fit the engine."""
+    if num_prompt_tokens + max_response_tokens > max_model_len:
+        raise ValueError(
+            f"a prompt of {num_prompt_tokens} tokens and a response of up to {max_response_tokens} exceed the "
+            f"engine's {max_model_len}; lower data.max_prompt_tokens or rollout.sampling.max_response_tokens"
+        )
+
+
+def sample_result(row: int, transcript: Transcript, text: str) -> SampleResult:
+    """What the driver gets to know of a transcript that stands in row `row` of its block."""
+    sampled = transcript.response_mask
+    versions = transcript.versions[sampled]
+    num_response_tokens = int(sampled.sum())
+    return SampleResult(
+        row=row,
+        num_prompt_tokens=len(sampled) - num_response_tokens,
+        num_response_tokens=num_response_tokens,
+        text=text,
+        finish_reason=transcript.finish_reason,
+        min_version=int(versions.min()),
+        max_version=int(versions.max()),
+        mean_logprob=float(transcript.rollout_logprobs[sampled].mean()),
+    )
