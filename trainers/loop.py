@@ -43,6 +43,7 @@ class Schedule:
 
     first_step: int
     num_steps: int
+    first_prompt: int = 0
     prompts_per_step: int
     max_staleness: int
     sampling: Sampling
@@ -77,6 +78,7 @@ class Loop:
             last_version=schedule.num_steps,
         )
         self._side_tasks: set[asyncio.Task[None]] = set()
+        self._cursor = schedule.first_prompt  # the first prompt that was never begun
         self._last_generated = 0.0
         self._is_stopping = False
 
@@ -91,7 +93,7 @@ class Loop:
 
     def state(self) -> Mapping[str, Any]:
         """What a later run needs to go on from here without repeating or skipping a prompt."""
-        return {"cursor": self._prompts.cursor, **self._buffer.state()}
+        return {"cursor": self._cursor, **self._buffer.state()}
 
     async def run(self, observer: Observer, unfinished: Sequence[int] = ()) -> None:
         """Train to the last step. `unfinished`: prompts that an earlier run began and did not train on."""
@@ -105,20 +107,24 @@ class Loop:
                     self._side_tasks.add(task)
                     task.add_done_callback(self._side_tasks.discard)
 
-                start(self._sample(start, list(unfinished)))
+                start(self._sample(start, unfinished))
                 await self._train(observer)
                 for task in self._side_tasks:
                     task.cancel()
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
 
-    async def _sample(self, start: Callable[[Coroutine[Any, Any, None]], None], unfinished: list[int]) -> None:
+    async def _sample(self, start: Callable[[Coroutine[Any, Any, None]], None], unfinished: Sequence[int]) -> None:
         """Consumes prompts; produces rollouts; waits for the buffer's room; unblocked by each new version."""
-        while True:
-            ordinal = unfinished[0] if unfinished else self._prompts.cursor
+        for ordinal in unfinished:
             await self._buffer.admit(ordinal)
-            prompt = self._prompts.at(unfinished.pop(0)) if unfinished else self._prompts.next()
-            start(self._roll_out(prompt))
+            start(self._roll_out(*self._prompts.at(ordinal)))
+        while True:
+            # Drawn many at a time: tokenising them together costs a tenth of doing it one by one.
+            for prompt in self._prompts.at(self._cursor, self._schedule.prompts_per_step):
+                await self._buffer.admit(prompt.ordinal)
+                self._cursor = prompt.ordinal + 1
+                start(self._roll_out(prompt))
 
     async def _roll_out(self, prompt: Prompt) -> None:
         """Consumes a prompt; produces a scored group in the buffer; waits for a rollout worker and the verifiers."""

@@ -9,19 +9,10 @@ from rewards.contract import RewardInput, Score
 
 
 class Prompts(Protocol):
-    """An endless stream; the prompt of each ordinal is always the same one."""
+    """An endless stream, in which each ordinal stands for one prompt, always the same."""
 
-    @property
-    def cursor(self) -> int:
-        """The ordinal that `next` gives."""
-        ...
-
-    def next(self) -> Prompt:
-        """The prompt at the cursor, which moves on."""
-        ...
-
-    def at(self, ordinal: int) -> Prompt:
-        """The prompt of any ordinal; the cursor stays."""
+    def at(self, ordinal: int, count: int = 1) -> Sequence[Prompt]:
+        """The prompts at the places from `ordinal` on."""
         ...
 
 

@@ -22,15 +22,11 @@ SAMPLING = Sampling(num_samples=2, max_response_tokens=4, temperature=1.0, seed=
 class Numbers:
     """Prompts whose text is their ordinal."""
 
-    def __init__(self, cursor: int = 0) -> None:
-        self.cursor = cursor
-
-    def at(self, ordinal: int) -> Prompt:
-        return Prompt(ordinal=ordinal, epoch=0, row=ordinal, tokens=np.zeros(1, np.int32), text=str(ordinal))
-
-    def next(self) -> Prompt:
-        self.cursor += 1
-        return self.at(self.cursor - 1)
+    def at(self, ordinal: int, count: int = 1) -> list[Prompt]:
+        return [
+            Prompt(ordinal=o, epoch=0, row=o, tokens=np.zeros(1, np.int32), text=str(o))
+            for o in range(ordinal, ordinal + count)
+        ]
 
 
 class Sampler:
@@ -120,7 +116,7 @@ def run_loop(
     learner = Recorder(events)
     shape = BatchShape(mini_batches=1, epochs=1, num_ranks=1, tokens_per_micro_batch=64, max_response_tokens=4)
     roles = Roles(
-        prompts=options.pop("prompts", None) or Numbers(),
+        prompts=Numbers(),
         rollouts=sampler or Sampler(events),
         rewards=options.pop("rewards", None) or SampleIndex(),
         learner=learner,
@@ -128,6 +124,7 @@ def run_loop(
     schedule = Schedule(
         first_step=options.pop("first_step", 0),
         num_steps=steps,
+        first_prompt=options.pop("first_prompt", 0),
         prompts_per_step=2,
         max_staleness=staleness,
         sampling=SAMPLING,
@@ -185,7 +182,7 @@ def test_an_unscorable_sample_is_left_out_of_the_baseline_and_the_batch() -> Non
 
 
 def test_prompts_begun_before_a_resume_come_first() -> None:
-    _, keeper, _, events = run_loop(steps=4, first_step=2, prompts=Numbers(cursor=9), unfinished=[3])
+    _, keeper, _, events = run_loop(steps=4, first_step=2, first_prompt=9, unfinished=[3])
     assert keeper.ordinals == [[3, 9], [10, 11]]
     assert events[0] == "load 2"
 
