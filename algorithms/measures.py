@@ -63,7 +63,8 @@ def to_vectors(measures: Measures) -> tuple[Tensor, Tensor]:
     ordered = [measures[name] for name in sorted(measures)]
     sums = [part for measure in ordered for part in _sums(measure)]
     maxima = [measure.value for measure in ordered if isinstance(measure, MetricMax)]
-    return _stack(sums), _stack(maxima)
+    nothing = torch.zeros(0, dtype=torch.float64, device=(sums + maxima)[0].device if measures else None)
+    return _stack(sums, nothing), _stack(maxima, nothing)
 
 
 def from_vectors(measures: Measures, sums: Tensor, maxima: Tensor) -> dict[str, float]:
@@ -109,7 +110,5 @@ def _add(left: Measure, right: Measure) -> Measure:
             raise TypeError(f"one metric measured in two ways: {type(left).__name__}, {type(right).__name__}")
 
 
-def _stack(scalars: Sequence[Tensor]) -> Tensor:
-    if not scalars:
-        return torch.zeros(0, dtype=torch.float64)
-    return torch.stack([scalar.detach().double() for scalar in scalars])
+def _stack(scalars: Sequence[Tensor], nothing: Tensor) -> Tensor:
+    return torch.stack([scalar.detach().double() for scalar in scalars]) if scalars else nothing
