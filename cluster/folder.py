@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from configs.dump import dump_run
-from configs.schema import BaseRun
+from configs.schema import BaseRun, Run
 
 
 class RunFolder:
@@ -32,7 +32,7 @@ class RunFolder:
         return str(self.path)
 
     @contextlib.contextmanager
-    def opened(self, run: BaseRun, *, resume: bool) -> Iterator[None]:
+    def opened(self, run: Run, *, resume: bool) -> Iterator[None]:
         """The folder is made and locked inside, and holds the resolved config.
 
         Raises ValueError when another run owns it, or when it holds an earlier run and `resume` is not set.

@@ -40,8 +40,8 @@ def _join(config: ClusterConfig) -> None:
         ray.init(address=config.address, log_to_driver=False, logging_level=logging.WARNING)
     except ConnectionError as error:
         raise ValueError(
-            f"cluster.address={config.address}: no Ray cluster answers there ({error}); start one with `ray start --head`, "
-            "or leave cluster.address out to use this machine"
+            f"cluster.address={config.address}: no Ray cluster answers there ({error}); "
+            "start one with `ray start --head`, or leave cluster.address out to use this machine"
         ) from None
 
 

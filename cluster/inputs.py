@@ -1,0 +1,79 @@
+"""What a run reads - tokenizer, data, sizes - checked before any process or device is taken."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.folder import RunFolder
+from configs.schema import DataConfig, ModelConfig, RlRun, Run
+from experience.arithmetic import write_arithmetic
+from experience.checks import GoldPolicy
+from experience.dataset import load_dataset
+from experience.prompts import PromptTable, warn_of_overlap
+from experience.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:  # importing transformers takes seconds
+    from transformers import PreTrainedTokenizerBase
+
+
+def data_sources(config: DataConfig, folder: RunFolder) -> tuple[str, str | None]:
+    """Training and held-out data, as `load_dataset` takes them; generated problems are written first."""
+    if config.arithmetic is None:
+        assert config.train is not None
+        return config.train, config.eval
+    train, held_out = write_arithmetic(config.arithmetic, folder.data)
+    return str(train), str(held_out)
+
+
+def trained_tokenizer(run: Run) -> "PreTrainedTokenizerBase":
+    """The tokenizer of the checkpoint that a run starts from."""
+    assert run.model.path is not None
+    return load_tokenizer(
+        run.model.path, chat_template=run.data.chat_template, trust_remote_code=run.model.trust_remote_code
+    )
+
+
+def prompt_tables(
+    run: RlRun, tokenizer: "PreTrainedTokenizerBase", folder: RunFolder
+) -> tuple[PromptTable, PromptTable | None]:
+    """Training and held-out prompts; a warning when they overlap."""
+    train_source, held_out_source = data_sources(run.data, folder)
+    golds = GoldPolicy(report=folder.path / "bad_golds.jsonl")
+    train = PromptTable(load_dataset(train_source), tokenizer, run.data, golds)
+    if held_out_source is None:
+        return train, None
+    held_out = PromptTable(load_dataset(held_out_source), tokenizer, run.data, golds)
+    warn_of_overlap(train, held_out)
+    return train, held_out
+
+
+def sequence_limit(run: RlRun) -> int:
+    """Longest sequence of the run in tokens. ValueError when the model or a micro-batch can't hold it."""
+    prompt, response = run.data.max_prompt_tokens, run.rollout.sampling.max_response_tokens
+    sizes = f"data.max_prompt_tokens={prompt} + rollout.sampling.max_response_tokens={response} = {prompt + response}"
+    limit = context_length(run.model)
+    if limit is not None and prompt + response > limit:
+        raise ValueError(f"{sizes} tokens, and the model at {run.model.path} takes {limit}; lower one of the two")
+    if prompt + response > run.trainer.tokens_per_micro_batch:
+        raise ValueError(
+            f"{sizes} tokens, more than trainer.tokens_per_micro_batch={run.trainer.tokens_per_micro_batch}; "
+            f"set it to {prompt + response} or more"
+        )
+    return prompt + response
+
+
+def context_length(model: ModelConfig) -> int | None:
+    """The longest sequence that a model takes, in tokens; None where its config doesn't say."""
+    if model.new is not None:
+        return model.new.max_position_embeddings
+    assert model.path is not None
+    config = Path(model.path) / "config.json"
+    return json.loads(config.read_text()).get("max_position_embeddings") if config.is_file() else None
+
+
+def absolute(run: Run) -> Run:
+    """The run with paths that mean the same in every process, whatever folder it works in."""
+    path = run.model.path
+    if path is None or not Path(path).exists():
+        return run
+    return run.model_copy(update={"model": run.model.model_copy(update={"path": str(Path(path).resolve())})})

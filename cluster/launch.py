@@ -1,0 +1,30 @@
+"""Running one stage from its recipe: the folder, the lock, the resume, and which stage it is."""
+
+import asyncio
+from pathlib import Path
+
+from cluster.folder import RunFolder
+from cluster.inputs import absolute
+from cluster.outcome import Outcome
+from cluster.reinforce import reinforce
+from cluster.supervise import supervise
+from configs.schema import RlRun, Run
+from trainers import checkpoint
+
+
+def launch(run: Run, *, resume: bool = False) -> Outcome:
+    """Run a stage to its end, or until it is told to stop. ValueError, in one line, for anything wrong in the recipe."""
+    run = absolute(run)
+    folder = RunFolder(run)
+    with folder.opened(run, resume=resume):
+        start = _newest_checkpoint(folder) if resume else None
+        if isinstance(run, RlRun):
+            return asyncio.run(reinforce(run, folder, start))
+        return asyncio.run(supervise(run, folder, start))
+
+
+def _newest_checkpoint(folder: RunFolder) -> Path:
+    newest = checkpoint.latest_valid(folder.checkpoints)
+    if newest is None:
+        raise ValueError(f"{folder.checkpoints}: no checkpoint to resume from; run without --resume")
+    return newest

@@ -1,0 +1,216 @@
+"""The stage of reinforcement learning: its parts made, joined and run to the end."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from actors.fleet import RolloutFleet
+from actors.messages import RolloutSpec
+from actors.trainer import TrainerGroup
+from algorithms.algorithm import Algorithm
+from algorithms.table import resolve
+from cluster.folder import RunFolder
+from cluster.inputs import prompt_tables, sequence_limit, trained_tokenizer
+from cluster.outcome import Outcome
+from cluster.rl_observer import HeldOut, RlObserver
+from cluster.session import ray_session
+from cluster.signals import stop_on_signal
+from configs.digest import config_digest
+from configs.redaction import redact
+from configs.schema import RlRun
+from experience.prompts import PromptStream, eval_prompts
+from experience.records import Prompt, Sampling
+from experience.tokenizer import stop_token_ids
+from metrics.meter import Meter
+from metrics.sinks import SinkOptions, open_sinks
+from rewards.pool import RewardPool
+from trainers import checkpoint
+from trainers.checkpoint_files import check_model
+from trainers.credit import BatchShape, CreditAssigner
+from trainers.learner import LearnerSpec
+from trainers.loop import Loop, Roles, Schedule
+from trainers.policy import PolicyObjective
+from trainers.saving import Saver
+
+if TYPE_CHECKING:  # importing transformers takes seconds
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What was read and checked before anything heavy starts."""
+
+    algorithm: Algorithm
+    tokenizer: "PreTrainedTokenizerBase"
+    prompts: PromptStream
+    held_out: list[Prompt]
+    max_sequence_tokens: int
+
+
+def read_inputs(run: RlRun, folder: RunFolder) -> Inputs:
+    """Everything that can be wrong with a recipe is found here; ValueError says what."""
+    if run.model.path is None:
+        raise ValueError("model.new: reinforcement learning starts from a checkpoint; set model.path")
+    algorithm = resolve(run.algorithm)
+    if run.rollout.group_size < algorithm.min_group_size:
+        raise ValueError(
+            f"rollout.group_size={run.rollout.group_size}: {algorithm.name} compares the samples of a prompt, and with "
+            f"one every advantage is 0; set it to {algorithm.min_group_size} or more"
+        )
+    check_model(run.model)
+    tokenizer = trained_tokenizer(run)
+    train, held_out = prompt_tables(run, tokenizer, folder)
+    return Inputs(
+        algorithm=algorithm,
+        tokenizer=tokenizer,
+        prompts=PromptStream(train, seed=run.seed, shuffle=run.data.shuffle),
+        held_out=[] if held_out is None else eval_prompts(held_out, run.evaluation.num_prompts),
+        max_sequence_tokens=sequence_limit(run),
+    )
+
+
+async def reinforce(run: RlRun, folder: RunFolder, resume_from: Path | None) -> Outcome:
+    """Train to the last step, or until a signal."""
+    inputs = read_inputs(run, folder)
+    with ExitStack() as stack:
+        pool = RewardPool(run.rewards, run.reward_pool)
+        stack.callback(pool.close)
+        pool.start()
+        stack.enter_context(ray_session(run.cluster, num_cpus=_num_cpus(run)))
+        learner, fleet = await _start_engines(run, inputs)
+        stack.callback(learner.close)
+        stack.callback(fleet.close)
+        state = await learner.load(resume_from) if resume_from else {}
+        roles = Roles(prompts=inputs.prompts, rollouts=fleet, rewards=pool, learner=learner)
+        return await _train(run, inputs, folder, roles, state)
+
+
+async def _start_engines(run: RlRun, inputs: Inputs) -> tuple[TrainerGroup, RolloutFleet]:
+    """Trainer ranks and rollout workers load side by side."""
+    use_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    assert run.model.path is not None
+    updates_per_step = run.algorithm.mini_batches * run.algorithm.epochs
+    learner = LearnerSpec(
+        model=run.model,
+        tokenizer_path=run.model.path,
+        seed=run.seed,
+        optimizer=run.optimizer,
+        trainer=run.trainer,
+        objective=PolicyObjective(
+            algorithm=inputs.algorithm,
+            temperature=run.rollout.sampling.temperature,
+            max_response_tokens=run.rollout.sampling.max_response_tokens,
+        ),
+        total_updates=run.num_steps * updates_per_step,
+        config_digest=config_digest(run),
+        use_gpu=use_gpu,
+    )
+    rollouts = RolloutSpec(
+        model_path=run.model.path,
+        config=run.rollout,
+        max_model_len=inputs.max_sequence_tokens,
+        stop_token_ids=stop_token_ids(inputs.tokenizer),
+        use_gpu=use_gpu,
+        trust_remote_code=run.model.trust_remote_code,
+    )
+    return await asyncio.gather(TrainerGroup.start(learner), RolloutFleet.start(rollouts))
+
+
+async def _train(
+    run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, state: Mapping[str, Any]
+) -> Outcome:
+    first_step = state.get("step", 0)
+    meter = Meter(
+        open_sinks(
+            SinkOptions(
+                folder=folder.path,
+                run_name=run.name,
+                first_step=first_step,
+                num_steps=run.num_steps,
+                tensorboard=run.logging.tensorboard,
+                wandb_project=run.logging.wandb_project,
+                config=redact(run.model_dump()),
+            )
+        )
+    )
+    assigner = CreditAssigner(inputs.algorithm, _batch_shape(run))
+    schedule = Schedule(
+        first_step=first_step,
+        num_steps=run.num_steps,
+        first_prompt=state.get("cursor", 0),
+        prompts_per_step=run.rollout.prompts_per_step,
+        max_staleness=run.rollout.max_staleness,
+        sampling=_sampling(run, run.rollout.group_size, run.rollout.sampling.temperature),
+    )
+    loop = Loop(schedule=schedule, roles=roles, assigner=assigner, meter=meter)
+    saver = Saver(
+        run.checkpoint,
+        learner=roles.learner,
+        folder=folder.checkpoints,
+        num_steps=run.num_steps,
+        state=lambda: {**loop.state(), "assigner": assigner.state()},
+    )
+    if state:
+        assigner.restore(state["assigner"])
+    observer = RlObserver(
+        run, roles=roles, meter=meter, folder=folder, held_out=_held_out(run, inputs), saver=saver
+    )
+    try:
+        with stop_on_signal(loop.stop):
+            await loop.run(observer, unfinished=state.get("begun", ()))
+            await saver.save(loop.step)
+    finally:
+        await observer.close()
+        meter.close()
+    is_finished = loop.step == run.num_steps
+    if is_finished:
+        await roles.learner.export(folder.export)
+    evaluations = list(observer.evaluations.values()) or [{}]
+    return Outcome(
+        step=loop.step,
+        is_finished=is_finished,
+        folder=folder.path,
+        export=folder.export if is_finished else None,
+        seconds=meter.timeline.seconds(),
+        first=evaluations[0],
+        last=evaluations[-1],
+    )
+
+
+def _held_out(run: RlRun, inputs: Inputs) -> HeldOut:
+    """Greedy for a single sample, else at the training temperature."""
+    count = run.evaluation.samples_per_prompt
+    temperature = run.rollout.sampling.temperature if count > 1 else 0.0
+    return HeldOut(prompts=inputs.held_out, sampling=_sampling(run, count, temperature))
+
+
+def _sampling(run: RlRun, num_samples: int, temperature: float) -> Sampling:
+    return Sampling(
+        num_samples=num_samples,
+        max_response_tokens=run.rollout.sampling.max_response_tokens,
+        temperature=temperature,
+        seed=run.seed,
+    )
+
+
+def _batch_shape(run: RlRun) -> BatchShape:
+    return BatchShape(
+        mini_batches=run.algorithm.mini_batches,
+        epochs=run.algorithm.epochs,
+        num_ranks=run.trainer.num_ranks,
+        tokens_per_micro_batch=run.trainer.tokens_per_micro_batch,
+        max_response_tokens=run.rollout.sampling.max_response_tokens,
+    )
+
+
+def _num_cpus(run: RlRun) -> int:
+    trainer = run.trainer.num_ranks * run.trainer.threads_per_rank
+    return trainer + run.rollout.num_workers * run.rollout.threads_per_worker

@@ -1,0 +1,85 @@
+"""What a run of reinforcement learning does around its steps: evaluate, save, log, keep the samples."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.folder import RunFolder
+from configs.schema import RlRun
+from experience.records import Prompt, Sampling
+from experience.store import write_trajectories
+from metrics.meter import Meter
+from trainers.credit import Credit
+from trainers.evaluation import evaluate
+from trainers.loop import Observer, Roles
+from trainers.saving import Saver
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """What is evaluated, and how it is sampled."""
+
+    prompts: Sequence[Prompt]
+    sampling: Sampling
+
+
+class RlObserver(Observer):
+    """Beside the loop and never in its way: samples are written while the next step is sampled."""
+
+    def __init__(
+        self, run: RlRun, *, roles: Roles, meter: Meter, folder: RunFolder, held_out: HeldOut, saver: Saver
+    ) -> None:
+        self._num_steps = run.num_steps
+        self._evaluate_every = run.evaluation.every_steps
+        self._store_every = run.logging.trajectories_every_steps
+        self._roles, self._meter, self._folder = roles, meter, folder
+        self._held_out, self._saver = held_out, saver
+        self._writing: asyncio.Task[None] | None = None
+        self.evaluations: dict[int, Mapping[str, float]] = {}
+
+    async def before_training(self) -> None:
+        """Measure where the run begins."""
+        await self._evaluate(0)
+        self._meter.log(0, self.evaluations.get(0, {}))
+
+    async def after_step(self, step: int) -> None:
+        """Evaluate and save, when it is time."""
+        if step == self._num_steps or _is_due(step, self._evaluate_every):
+            await self._evaluate(step)
+        with self._meter.phase("save"):
+            await self._saver.after_step(step)
+
+    def record(self, step: int, credit: Credit, metrics: Mapping[str, float]) -> None:
+        """Log the step, and write its samples in the background."""
+        self._meter.log(step, {**metrics, **self.evaluations.get(step, {})})
+        if _is_due(step, self._store_every):
+            self._writing = asyncio.create_task(self._store(step, credit, self._writing))
+
+    async def close(self) -> None:
+        """Wait for the last samples to be written."""
+        if self._writing is not None:
+            await self._writing
+
+    async def _evaluate(self, step: int) -> None:
+        if not self._held_out.prompts:
+            return
+        with self._meter.phase("evaluate"):
+            self.evaluations[step] = await evaluate(
+                self._roles.rollouts, self._roles.rewards, self._held_out.prompts, self._held_out.sampling
+            )
+
+    async def _store(self, step: int, credit: Credit, before: asyncio.Task[None] | None) -> None:
+        """One file after the other: a slow disk holds back the samples, not the training."""
+        if before is not None:
+            await before
+        blocks = [await self._roles.rollouts.block(handle) for handle in credit.batch.blocks]
+        path = self._folder.trajectories / f"step_{step:06d}.parquet"
+        await asyncio.to_thread(write_trajectories, path, step, credit, blocks)
+
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
