@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from pydantic.fields import FieldInfo
 
+from algorithms.table import describe, resolve
 from configs.redaction import redact
-from configs.schema import Run, Section
+from configs.schema import AlgorithmConfig, Run, Section
 from configs.yaml_source import parse_yaml
 
 _WIDTH: Final = 110
@@ -17,24 +18,38 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./$][A-Za-z0-9_./+@$-]*")  # needs no quotes un
 
 
 def dump_run(run: Run) -> str:
-    """The run as YAML that loads to an equal run; secrets are redacted."""
+    """The run as YAML that loads to an equal run; secrets are redacted.
+
+    Columns of the algorithm that the run leaves to the row stay null, with the row's value as a
+    comment: written out, those that the row does not use would be refused on loading.
+    """
     return "\n".join(_section(run, redact(run.model_dump()), "")) + "\n"
 
 
 def _section(section: Section, values: dict[str, Any], indent: str) -> Iterator[str]:
+    inherited = describe(resolve(section)) if isinstance(section, AlgorithmConfig) else {}
     for name, field in _plain_keys_first(section):
         value, shown = getattr(section, name), values[name]
         comment = f"# {field.description}" if field.description else ""
+        if value is None and name in inherited:
+            comment = f"# the row's: {flow(inherited[name])}. {field.description}"
         if isinstance(value, Section):
             yield from ("", f"{indent}{comment}") if not indent else (f"{indent}{comment}",)
             yield f"{indent}{name}:"
             yield from _section(value, shown, indent + "  ")
-        elif _is_section_list(value):
+        elif sections := _sections_of(value):
             yield from ("", f"{indent}{comment}", f"{indent}{name}:")
-            for element in shown:
-                yield f"{indent}  - {_flow(element)}"
+            for element, redacted in zip(sections, shown, strict=True):
+                yield from _list_element(element, redacted, indent + "  ")
         else:
-            yield from _line(f"{indent}{name}: {_flow(shown)}", comment, indent)
+            yield from _line(f"{indent}{name}: {flow(shown)}", comment, indent)
+
+
+def _list_element(section: Section, values: dict[str, Any], indent: str) -> Iterator[str]:
+    lines = list(_section(section, values, indent + "  "))
+    first = next(index for index, line in enumerate(lines) if not line.lstrip().startswith("#"))
+    lines[first] = f"{indent}- {lines[first].lstrip()}"
+    yield from lines
 
 
 def _plain_keys_first(section: Section) -> list[tuple[str, FieldInfo]]:
@@ -42,14 +57,15 @@ def _plain_keys_first(section: Section) -> list[tuple[str, FieldInfo]]:
 
     def rank(item: tuple[str, FieldInfo]) -> int:
         value = getattr(section, item[0])
-        holds_sections = isinstance(value, Section) or _is_section_list(value)
+        holds_sections = isinstance(value, Section) or _sections_of(value)
         return 0 if item[0] == "stage" else 2 if holds_sections else 1
 
     return sorted(type(section).model_fields.items(), key=rank)
 
 
-def _is_section_list(value: Any) -> bool:
-    return isinstance(value, tuple) and bool(value) and isinstance(value[0], Section)
+def _sections_of(value: Any) -> tuple[Section, ...]:
+    is_list = isinstance(value, tuple) and all(isinstance(element, Section) for element in value)
+    return value if is_list else ()
 
 
 def _line(text: str, comment: str, indent: str) -> Iterator[str]:
@@ -60,12 +76,12 @@ def _line(text: str, comment: str, indent: str) -> Iterator[str]:
         yield from (f"{indent}{comment}", text)
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     """One value in YAML 1.2's flow style, on one line."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_flow(key)}: {_flow(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{flow(key)}: {flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_flow, value)) + "]"
+        return "[" + ", ".join(map(flow, value)) + "]"
     if isinstance(value, str):
         return _text(value)
     if isinstance(value, float) and not math.isfinite(value):

@@ -3,7 +3,7 @@
 import difflib
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -25,26 +25,30 @@ _BOUNDS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """One key. `path` is dotted, with `N` for a list index; `default` is None for sections too."""
+    """One key. `path` is dotted, with `N` for a list index; `want` says what a value must be.
+
+    `default` is None for sections too.
+    """
 
     path: str
     want: str
-    bounds: str
     default: Any
     is_required: bool
     is_section: bool
     description: str
-
-    @property
-    def expectation(self) -> str:
-        """What a value must be: `a number > 0 and <= 1`."""
-        return f"{self.want} {self.bounds}".strip()
 
 
 @cache
 def keys_of(stage: str) -> Mapping[str, Key]:
     """All keys that a recipe of this stage may hold, in the schema's order."""
     return {key.path: key for key in _walk(STAGES[stage], "")}
+
+
+def all_keys() -> Mapping[str, Key]:
+    """The keys of all stages, each once; `stage`, which chooses between them, comes first."""
+    merged = {path: key for stage in STAGES for path, key in keys_of(stage).items()}
+    stage = replace(merged.pop("stage"), want=f"one of {', '.join(STAGES)}", description="Which kind of training.")
+    return {"stage": stage, **merged}
 
 
 def suggest(path: str, stage: str) -> str | None:
@@ -74,8 +78,7 @@ def _walk(section: type[Section], prefix: str) -> Iterator[Key]:
         child, is_list = _child_section(field.annotation)
         yield Key(
             path=path,
-            want=_want(field.annotation),
-            bounds=_bounds(field),
+            want=_want(field),
             default=None if field.is_required() or (child and not is_list) else _default(field),
             is_required=field.is_required(),
             is_section=child is not None,
@@ -104,17 +107,21 @@ def _child_section(annotation: Any) -> tuple[type[Section] | None, bool]:
     return None, False
 
 
-def _want(annotation: Any) -> str:
-    return " or ".join(_want_one(kind) for kind in _alternatives(annotation))
+def _want(field: FieldInfo) -> str:
+    """`a number > 0 and <= 1`, `one of a, b`, `an integer >= 1, or null` ..."""
+    kinds = _alternatives(field.annotation)
+    named = " or ".join(_want_one(kind) for kind in kinds if kind is not types.NoneType)
+    bounds = _bounds(field)
+    return named + (f" {bounds}" if bounds else "") + (", or null" if types.NoneType in kinds else "")
 
 
 def _want_one(kind: Any) -> str:
-    if kind is types.NoneType:
-        return "null"
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, get_args(kind)))
     if get_origin(kind) is tuple:
-        return f"a list of: {_want_one(get_args(kind)[0])}"
+        first, *others = get_args(kind)
+        length = "" if others == [...] else f"{len(others) + 1} of "
+        return f"a list of {length}({_want_one(first)})"
     if isinstance(kind, type) and issubclass(kind, Section):
         return f"a section with keys {', '.join(kind.model_fields)}"
     return _TYPE_NAMES.get(kind, "a section of your own keys")

@@ -1,15 +1,17 @@
-"""Loading a recipe: file, then overrides, then environment, then the schema."""
+"""Loading a recipe: file, then overrides, then environment, then the schema, then the algorithm's row."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from algorithms.table import check_group_size, resolve
 from configs.dump import dump_run
 from configs.errors import ConfigError
 from configs.overrides import apply_overrides
 from configs.placeholders import fill_placeholders
-from configs.schema import Run
+from configs.schema import RlRun, Run
 from configs.validation import validate
-from configs.yaml_source import read_recipe
+from configs.yaml_source import Document, read_recipe
 
 __all__ = ["ConfigError", "dump_run", "load_run"]
 
@@ -22,4 +24,17 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> Run:
     """
     document = apply_overrides(read_recipe(Path(path)), overrides)
     document, hidden = fill_placeholders(document)
-    return validate(document, hidden)
+    run = validate(document, hidden)
+    if isinstance(run, RlRun):
+        _check_algorithm(run, document)
+    return run
+
+
+def _check_algorithm(run: RlRun, document: Document) -> None:
+    """Refuse what the algorithm's row can't use; the table's messages begin with the key."""
+    try:
+        check_group_size(resolve(run.algorithm), run.rollout.group_size)
+    except ValueError as error:
+        key = re.match(r"[a-z_.]*", str(error))
+        origin = document.origin(tuple(key[0].split(".")) if key else ())
+        raise ConfigError([f"{error} ({origin})"]) from error

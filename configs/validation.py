@@ -54,13 +54,14 @@ class _Reporter:
 
     def problems(self, error: ValidationError) -> list[str]:
         """One line for each problem, in the order of the recipe's keys."""
+        details = error.errors(include_url=False)
+        # The first element is the stage, which pydantic puts before the path within it.
+        paths = [tuple(detail["loc"][1:]) for detail in details]
         lines: list[str] = []
-        for detail in error.errors(include_url=False):
-            # The first element is the stage, which pydantic puts before the path within it.
-            path = tuple(detail["loc"][1:])
-            if detail["type"] == "too_short" and detail["input"]:
-                continue  # its elements are there but wrong, and each has a line of its own
-            lines += self._describe(path, detail)
+        for path, detail in zip(paths, details, strict=True):
+            has_wrong_elements = any(other[: len(path)] == path != other for other in paths)
+            if detail["type"] != "too_short" or not has_wrong_elements:  # wrong elements count as absent ones
+                lines += self._describe(path, detail)
         return lines
 
     def note_conversions(self, run: Run) -> None:
@@ -81,6 +82,8 @@ class _Reporter:
             return [self._bad_stage()]
         if kind == "extra_forbidden":
             return [self._unknown(leaf) for leaf in _leaves(path, detail["input"])]
+        if kind == "missing" and isinstance(path[-1], int):  # a list of fixed length lacks an element
+            return [self._unfit(path[:-1])]
         if kind == "missing":
             return [f"{_dotted(path)} is missing; for example `{EXAMPLES[_general(path)]}` {self._at(path[:-1])}"]
         if kind == "value_error":  # a rule over several keys, whose text names them
@@ -107,7 +110,7 @@ class _Reporter:
         general = _general(path)
         while general not in keys:  # an element of a list, or a value inside free-form arguments
             general = general.rpartition(".")[0]
-        want = _NAME_RULE if general == "name" else keys[general].expectation
+        want = _NAME_RULE if general == "name" else keys[general].want
         if general == "rewards" and not self.document.data.get("rewards"):
             want = f"at least one, for example `{EXAMPLES['rewards']}`"
         return f"{_dotted(path)}={self._shown(path)}: want {want} {self._at(path)}"

@@ -51,6 +51,11 @@ def test_every_key_is_written_with_its_meaning() -> None:
     assert reloaded(run) == run
 
 
+def test_columns_left_to_the_row_show_the_row_s_value() -> None:
+    lines = dump_run(rl_run({})).splitlines()
+    assert "  clip_low: null  # the row's: 0.2. Lower clip range: the ratio is clipped below 1 - clip_low." in lines
+
+
 @pytest.mark.parametrize("name", ["token", "api_key", "HF_TOKEN", "secret", "db.password", "API-KEY", "apikey"])
 def test_names_of_secrets_are_known(name: str) -> None:
     assert is_secret_key(name)

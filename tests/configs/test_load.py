@@ -105,6 +105,18 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
         ("max_sequence_tokens=4", "max_sequence_tokens is a key of stage pretrain and sft, not of rl (command line)"),
         ("seed", "override 'seed': write it as key=value, such as rollout.group_size=4"),
         ("seed=[1", "override seed:1:3: expected ',' or ']', but got '<stream end>'"),
+        ("rewards.0.clip=[1]", "rewards.0.clip=[...]: want a list of 2 of (a number), or null (command line)"),
+        (
+            "data={arithmetic: {operations: [+, /]}}",
+            "data.arithmetic.operations.1='/': want a list of (one of +, -, *) (command line)",
+        ),
+        ("rewards=[{}]", "rewards.0.use is missing; for example `use: math` (command line)"),
+        ("cluster.num_cpus=0", "cluster.num_cpus=0: want an integer >= 1, or null (command line)"),
+        (
+            "rollout.group_size=1",
+            "rollout.group_size=1: advantage='grpo' compares the samples of a prompt; set it to 2 or more"
+            " (command line)",
+        ),
         (
             "model.new={}",
             "model: set exactly one of model.path (an existing checkpoint) and model.new (random weights) (run.yaml:4)",
@@ -144,6 +156,17 @@ def test_missing_keys_come_with_an_example(tmp_path: Path) -> None:
 def test_every_required_key_has_an_example() -> None:
     required = {key.path for stage in STAGES for key in keys_of(stage).values() if key.is_required}
     assert required == set(EXAMPLES)
+
+
+def test_an_algorithm_that_does_not_exist_is_told_with_its_line_and_the_choices(tmp_path: Path) -> None:
+    (problem,) = problems_of(write(tmp_path, RECIPE + "algorithm:\n  name: gppo\n"))
+    assert problem.startswith("algorithm.name='gppo': unknown; choose one of ")
+    assert problem.endswith("(run.yaml:11)")
+
+
+def test_a_column_that_the_row_does_not_use_is_refused(recipe: Path) -> None:
+    (problem,) = problems_of(recipe, "algorithm.name=rloo", "algorithm.clip_low=0.1")
+    assert problem.startswith("algorithm.clip_low has no effect")
 
 
 def test_a_number_in_quotes_is_taken_with_a_note(recipe: Path, caplog: pytest.LogCaptureFixture) -> None:
