@@ -5,7 +5,7 @@ works with the trajectories' floats alone.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -150,6 +150,10 @@ class MiniBatch:
     ranks: tuple[tuple[MicroBatch, ...], ...]
     num_sequences: int
     num_loss_tokens: int
+
+    def of_rank(self, rank: int) -> "MiniBatch":
+        """The same optimiser step as one rank sees it: its own micro-batches, the totals of all."""
+        return replace(self, ranks=(self.ranks[rank],))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,14 +9,14 @@
 A folder under its final name is complete; whatever a killed process left has a name that starts with a dot.
 """
 
+import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,23 +68,35 @@ def step_of(folder: Path) -> int:
     return int(digits)
 
 
-@contextmanager
-def writing(folder: Path, *, world_size: int, config_digest: str) -> Iterator[Path]:
-    """Yields a folder to fill; it becomes `folder`, whole and on disk, when the block ends without an error.
-
-    After an error nothing is left of it, and older checkpoints are as they were.
-    """
-    step = step_of(folder)
-    temporary = folder.with_name(f".{folder.name}.partial")
+def begin(folder: Path) -> Path:
+    """A new, empty folder beside `folder`, to be filled and then given to `commit` or `discard`."""
+    step_of(folder)
     _remove_leftovers(folder.parent)
-    temporary.mkdir(parents=True, mode=0o750)
-    try:
-        yield temporary
-        _seal(temporary, step=step, world_size=world_size, config_digest=config_digest)
-        _move_into_place(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    draft = folder.with_name(f".{folder.name}.partial")
+    draft.mkdir(parents=True, mode=0o750)
+    return draft
+
+
+def commit(draft: Path, folder: Path, *, world_size: int, config_digest: str) -> None:
+    """Make a filled draft the checkpoint `folder`: whole, sealed and on disk."""
+    _seal(draft, step=step_of(folder), world_size=world_size, config_digest=config_digest)
+    _move_into_place(draft, folder)
+
+
+def discard(draft: Path) -> None:
+    """Drop a draft whose writing failed; older checkpoints are as they were."""
+    shutil.rmtree(draft, ignore_errors=True)
+
+
+def require_space(folder: Path, nbytes: int) -> None:
+    """OSError unless the disk below `folder` has room for so many bytes: better before a save than half way."""
+    free = shutil.disk_usage(folder).free
+    if free < nbytes:
+        raise OSError(
+            errno.ENOSPC,
+            f"a checkpoint needs {nbytes / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are free",
+            str(folder),
+        )
 
 
 def _seal(folder: Path, *, step: int, world_size: int, config_digest: str) -> None:
@@ -104,12 +116,12 @@ def _seal(folder: Path, *, step: int, world_size: int, config_digest: str) -> No
         _flush(directory)
 
 
-def _move_into_place(temporary: Path, folder: Path) -> None:
+def _move_into_place(draft: Path, folder: Path) -> None:
     """Rename; a checkpoint of the same step (a resumed run wrote it anew) makes way first."""
     replaced = folder.with_name(f".{folder.name}.replaced")
     if folder.exists():
         folder.rename(replaced)
-    temporary.rename(folder)
+    draft.rename(folder)
     _flush(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 

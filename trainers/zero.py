@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 # ZeRO-3 keeps smaller parameters whole on every rank: gathering norms one by one costs more than it saves.
 PERSISTENT_PARAMETER_ELEMENTS = 10_000
-LARGEST_REDUCE_BUCKET_ELEMENTS = 200_000_000
+REDUCE_BUCKET_ELEMENTS = 200_000_000
 SHARD_FOLDER = "zero"
 
 Bucket = Sequence[tuple[str, Tensor]]
@@ -56,8 +56,7 @@ class ZeroEngine:
     """One rank of a model under ZeRO 0 to 3, with AdamW, clipping and the learning-rate schedule.
 
     Losses are shares of the global mean: the sum over micro-batches and ranks is the loss of the step, so
-    nothing here divides by the number of either. `name_prefix` is what the parameters' names have in front
-    of their names in a Hugging Face checkpoint.
+    nothing here divides by the number of either.
     """
 
     def __init__(
@@ -68,19 +67,17 @@ class ZeroEngine:
         *,
         dtype: Dtype,
         total_steps: int,
-        name_prefix: str = "",
     ) -> None:
         _check_offload(trainer)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.stage = trainer.zero_stage
         self.steps = 0
-        self._optimizer_config, self._total_steps, self._name_prefix = optimizer, total_steps, name_prefix
+        self._optimizer_config, self._total_steps = optimizer, total_steps
         trained: Any = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        largest_bucket = min(sum(p.numel() for p in trained), LARGEST_REDUCE_BUCKET_ELEMENTS)
         self._engine: Any = deepspeed.initialize(
             model=module,
             model_parameters=trained,
-            config=_deepspeed_config(optimizer, trainer, dtype, largest_bucket),
+            config=_deepspeed_config(optimizer, trainer, dtype),
         )[0]
 
     @property
@@ -144,7 +141,7 @@ class ZeroEngine:
         return grad_norm, False
 
     def buckets(self, nbytes: int) -> Iterator[Bucket]:
-        """The whole weights, about `nbytes` at a time, under the names of a Hugging Face checkpoint.
+        """The whole weights, about `nbytes` at a time, under the module's names for them.
 
         Tied parameters come once, under their first name. A bucket is valid until the next is asked for;
         under ZeRO-3 every rank must exhaust the iterator.
@@ -161,10 +158,17 @@ class ZeroEngine:
             if bucket and size + elements * parameter.element_size() > nbytes:
                 yield bucket
                 bucket, size = [], 0
-            bucket.append((name.removeprefix(self._name_prefix), parameter))
+            bucket.append((name, parameter))
             size += elements * parameter.element_size()
         if bucket:
             yield bucket
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Size of what all ranks together save: weights, and Adam's two moments with the float32 master."""
+        parameters = list(self.module.parameters())
+        elements = sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
+        return elements * (parameters[0].element_size() + 3 * 4)
 
     def save(self, folder: Path) -> None:
         """Write this rank's shards of weights and optimiser below `folder`."""
@@ -187,6 +191,37 @@ class ZeroEngine:
         self._engine.destroy()
 
 
+class FrozenModel:
+    """One rank of a model that is never trained, partitioned only where the trained one is (ZeRO-3)."""
+
+    def __init__(self, module: nn.Module, trainer: TrainerConfig, *, dtype: Dtype) -> None:
+        module.requires_grad_(False).eval()
+        self._is_partitioned = trainer.zero_stage == 3
+        self._model: Any = module.to(_device())
+        if self._is_partitioned:
+            self._model = deepspeed.initialize(model=module, config=_deepspeed_config(None, trainer, dtype))[0]
+
+    @torch.no_grad()
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's forward pass, without gradients."""
+        return self._model(*args, **kwargs)
+
+    @torch.no_grad()
+    def copy_from(self, engine: ZeroEngine, nbytes: int) -> None:
+        """Take over the weights of `engine`, which holds a model of the same shape."""
+        module = self._model.module if self._is_partitioned else self._model
+        parameters = dict(module.named_parameters())
+        for bucket in engine.buckets(nbytes):
+            targets = [parameters[name] for name, _ in bucket]
+            with deepspeed.zero.GatheredParameters(targets, modifier_rank=0, enabled=self._is_partitioned):
+                for target, (_, source) in zip(targets, bucket, strict=True):
+                    target.copy_(source)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
 def _check_offload(config: TrainerConfig) -> None:
     for key, is_set in (
         ("trainer.offload_optimizer", config.offload_optimizer),
@@ -203,30 +238,33 @@ def _check_offload(config: TrainerConfig) -> None:
         raise ValueError("trainer.offload_optimizer=true with trainer.zero_stage=0: set trainer.zero_stage=1 or more")
 
 
-def _deepspeed_config(
-    optimizer: OptimizerConfig, trainer: TrainerConfig, dtype: Dtype, largest_bucket: int
-) -> dict[str, Any]:
-    zero: dict[str, Any] = {"stage": trainer.zero_stage, "reduce_bucket_size": largest_bucket}
+def _deepspeed_config(optimizer: OptimizerConfig | None, trainer: TrainerConfig, dtype: Dtype) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,  # our micro-batches differ in size; DeepSpeed needs some number
+        "gradient_accumulation_steps": 1,
+        "zero_optimization": _zero_config(trainer),
+        "bf16": {"enabled": dtype == "bfloat16"},
+        "steps_per_print": 1_000_000_000,
+    }
+    if optimizer is not None:
+        adam = {
+            "lr": optimizer.learning_rate,
+            "betas": (optimizer.beta1, optimizer.beta2),
+            "eps": optimizer.epsilon,
+            "weight_decay": optimizer.weight_decay,
+            # DeepSpeed's own Adam would be compiled with g++ on a CPU.
+            "torch_adam": not torch.cuda.is_available(),
+        }
+        config |= {"gradient_clipping": optimizer.max_grad_norm, "optimizer": {"type": "AdamW", "params": adam}}
+    return config
+
+
+def _zero_config(trainer: TrainerConfig) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": trainer.zero_stage, "reduce_bucket_size": REDUCE_BUCKET_ELEMENTS}
     if trainer.zero_stage == 3:
         zero["stage3_param_persistence_threshold"] = PERSISTENT_PARAMETER_ELEMENTS
     if trainer.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     if trainer.offload_parameters:
         zero["offload_param"] = {"device": "cpu", "pin_memory": True}
-    adam = {
-        "lr": optimizer.learning_rate,
-        "betas": (optimizer.beta1, optimizer.beta2),
-        "eps": optimizer.epsilon,
-        "weight_decay": optimizer.weight_decay,
-        # DeepSpeed's own Adam would be compiled with g++ on a CPU.
-        "torch_adam": not torch.cuda.is_available(),
-    }
-    return {
-        "train_micro_batch_size_per_gpu": 1,  # our micro-batches differ in size; DeepSpeed needs some number
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": optimizer.max_grad_norm,
-        "zero_optimization": zero,
-        "optimizer": {"type": "AdamW", "params": adam},
-        "bf16": {"enabled": dtype == "bfloat16"},
-        "steps_per_print": 1_000_000_000,
-    }
+    return zero

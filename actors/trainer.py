@@ -1,0 +1,292 @@
+"""The learner as Ray actors: one ZeRO rank each, and the group of them that the driver talks to.
+
+The group lives and dies as a whole: collectives need every rank, so one that fails ends all.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from experience.records import Batch, BlockHandle, MicroBatch, MiniBatch, Weights
+from trainers import checkpoint
+from trainers.learner import LearnerSpec
+
+if TYPE_CHECKING:
+    from trainers.rank import RankTrainer
+
+logger = logging.getLogger(__name__)
+
+PUBLISH_BUCKET_BYTES = 64 << 20
+SECONDS_FOR_OTHER_RANKS = 2.0  # after a first failure: the others' tell which rank was its cause
+
+
+class TrainerGroupError(RuntimeError):
+    """The learner is gone. The message names the rank that failed first, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartFacts:
+    """How long each part of a rank's start took, in seconds."""
+
+    imports: float
+    process_group: float
+    model_and_engine: float
+
+
+class TrainerRank:
+    """One rank. Its process does nothing heavy before `start`, so that all ranks load at the same time."""
+
+    def __init__(self, spec: LearnerSpec, rank: int) -> None:
+        self._spec = spec
+        self._rank = rank
+        self._trainer: RankTrainer
+
+    def address(self) -> tuple[str, int]:
+        """This node's address, and a port that is free on it."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def start(self, master: tuple[str, int], is_single_host: bool) -> StartFacts:
+        """Join the group whose rank 0 listens at `master`, and make the model and its engine."""
+        _set_rank_environment(self._spec, self._rank, master, is_single_host)
+        begun = time.monotonic()
+        from trainers.assembly import assemble
+        from trainers.zero import join_process_group
+
+        imported = time.monotonic()
+        join_process_group(self._spec.trainer)
+        joined = time.monotonic()
+        self._trainer = assemble(self._spec)
+        return StartFacts(
+            imports=imported - begun, process_group=joined - imported, model_and_engine=time.monotonic() - joined
+        )
+
+    def update(self, mini_batches: Sequence[MiniBatch], blocks: Mapping[int, BlockHandle]) -> dict[str, float]:
+        """See `RankTrainer.update`; `blocks` are those that this rank's micro-batches name."""
+        return self._trainer.update(mini_batches, _resolve(blocks))
+
+    def evaluate(self, mini_batch: MiniBatch, blocks: Mapping[int, BlockHandle]) -> dict[str, float]:
+        """See `RankTrainer.evaluate`."""
+        return self._trainer.evaluate(mini_batch, _resolve(blocks))
+
+    def publish(self, version: int) -> Weights | None:
+        """The current weights, from rank 0; the others take part in gathering them."""
+        from actors import weights
+        from trainers.model import checkpoint_name
+
+        buckets = (
+            [(checkpoint_name(name), tensor) for name, tensor in bucket]
+            for bucket in self._trainer.engine.buckets(PUBLISH_BUCKET_BYTES)
+        )
+        if self._rank == 0:
+            return weights.publish(version, buckets)
+        for _ in buckets:
+            pass
+        return None
+
+    def save(self, folder: str) -> str | None:
+        """Write this rank's part of a checkpoint. Returns why there was no room for it, if there was none."""
+        from trainers.assembly import save_rank
+
+        try:
+            save_rank(self._trainer.engine, Path(folder))
+        except OSError as error:
+            return str(error)
+        return None
+
+    def load(self, folder: str) -> None:
+        """Go on from this rank's part of a verified checkpoint."""
+        from trainers.assembly import load_rank
+
+        load_rank(self._trainer.engine, Path(folder))
+
+    def export(self, folder: str) -> None:
+        """Write the policy in Hugging Face format (rank 0 writes)."""
+        from trainers.assembly import export_policy
+
+        export_policy(self._trainer.engine, self._spec, Path(folder))
+
+
+class TrainerGroup:
+    """All ranks, as one learner (trainers/roles.py)."""
+
+    def __init__(self, spec: LearnerSpec, ranks: Sequence[Any], facts: Sequence[StartFacts]) -> None:
+        self._spec = spec
+        self._ranks = ranks
+        self.start_facts = facts
+        self._failure: str | None = None
+
+    @classmethod
+    async def start(cls, spec: LearnerSpec, options: Sequence[Mapping[str, Any]] = ()) -> "TrainerGroup":
+        """Ranks with their models loaded. `options`: for each rank, further options of its Ray actor."""
+        size = spec.trainer.num_ranks
+        extra = options or [{}] * size
+        ranks = [
+            ray.remote(TrainerRank).options(**{**_actor_options(spec), **extra[rank]}).remote(spec, rank)
+            for rank in range(size)
+        ]
+        group = cls(spec, ranks, [])
+        addresses = await group._call("address", [()] * size)
+        is_single_host = len({host for host, _ in addresses}) == 1
+        group.start_facts = await group._call("start", [(addresses[0], is_single_host)] * size)
+        return group
+
+    async def update(self, batch: Batch) -> Mapping[str, float]:
+        """One optimiser step a mini-batch, with one call to each rank."""
+        blocks = _shared(batch.blocks)
+        arguments = []
+        for rank in range(len(self._ranks)):
+            own = [mini_batch.of_rank(rank) for mini_batch in batch.mini_batches]
+            arguments.append((own, _named_blocks(own, blocks)))
+        return (await self._call("update", arguments))[0]
+
+    async def evaluate(self, batch: Batch) -> Mapping[str, float]:
+        """Held-out cross-entropy over the one mini-batch of `batch`; nothing is trained."""
+        (mini_batch,) = batch.mini_batches
+        blocks = _shared(batch.blocks)
+        own = [mini_batch.of_rank(rank) for rank in range(len(self._ranks))]
+        return (await self._call("evaluate", [(part, _named_blocks([part], blocks)) for part in own]))[0]
+
+    async def publish(self, version: int) -> Weights:
+        """The current weights, as rollout workers load them."""
+        return (await self._call("publish", [(version,)] * len(self._ranks)))[0]
+
+    async def save(self, folder: Path, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint with `state` in it. OSError when the disk has no room: training may go on."""
+        draft = checkpoint.begin(folder)
+        try:
+            problems = await self._call("save", [(_absolute(draft),)] * len(self._ranks))
+            for problem in filter(None, problems):
+                raise OSError(problem)
+            checkpoint.write_state(draft, state)
+            await asyncio.to_thread(
+                checkpoint.commit, draft, folder, world_size=len(self._ranks), config_digest=self._spec.config_digest
+            )
+        except BaseException:
+            checkpoint.discard(draft)
+            raise
+
+    async def load(self, folder: Path) -> Mapping[str, Any]:
+        """Go on from a checkpoint; returns the `state` it was saved with. CheckpointError when it is damaged."""
+        manifest = await asyncio.to_thread(checkpoint.verify, folder)
+        if manifest.world_size != len(self._ranks):
+            raise checkpoint.CheckpointError(
+                f"{folder}: written by {manifest.world_size} ranks, and trainer.num_ranks={len(self._ranks)}; "
+                f"set trainer.num_ranks={manifest.world_size}"
+            )
+        await self._call("load", [(_absolute(folder),)] * len(self._ranks))
+        return checkpoint.read_state(folder)
+
+    async def export(self, folder: Path) -> None:
+        """Write the policy in Hugging Face format."""
+        await self._call("export", [(_absolute(folder),)] * len(self._ranks))
+
+    def close(self) -> None:
+        """End all ranks."""
+        self._failure = self._failure or "the learner was closed"
+        for rank in self._ranks:
+            ray.kill(rank)
+
+    async def _call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The method's results, one a rank. The first failure ends the group with TrainerGroupError."""
+        if self._failure:
+            raise TrainerGroupError(self._failure)
+        calls = [
+            asyncio.wrap_future(getattr(rank, method).remote(*own).future())
+            for rank, own in zip(self._ranks, arguments, strict=True)
+        ]
+        _, pending = await asyncio.wait(calls, return_when=asyncio.FIRST_EXCEPTION)
+        failed = any(call.done() and call.exception() for call in calls)
+        if not failed:
+            return [call.result() for call in calls]
+        if pending:
+            await asyncio.wait(pending, timeout=SECONDS_FOR_OTHER_RANKS)
+        self._failure = f"{_describe_failure(method, calls)}; all {len(calls)} ranks were ended"
+        self.close()
+        raise TrainerGroupError(self._failure)
+
+
+def _describe_failure(method: str, calls: Sequence[asyncio.Future[Any]]) -> str:
+    """A rank that died is the cause of what its peers complain about."""
+    errors = {rank: call.exception() for rank, call in enumerate(calls) if call.done() and call.exception()}
+    for call in calls:
+        call.cancel()
+    died = [rank for rank, error in errors.items() if isinstance(error, RayActorError)]
+    rank = died[0] if died else min(errors)
+    error = errors[rank]
+    assert error is not None
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    what = "its process died" if died else f"{type(cause).__name__}: {_first_line(cause)}"
+    return f"trainer rank {rank} of {len(calls)} failed in {method}: {what}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else "no message"
+
+
+def _actor_options(spec: LearnerSpec) -> dict[str, Any]:
+    """Ray options of one rank. The environment must be there before torch is imported."""
+    threads = spec.trainer.threads_per_rank
+    environment = {
+        "OMP_NUM_THREADS": str(threads),
+        # Spinning threads of one process would starve the others that share its cores.
+        "GOMP_SPINCOUNT": "0",
+        "OMP_WAIT_POLICY": "passive",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONDONTWRITEBYTECODE": "",  # else every start compiles torch and transformers anew
+    }
+    if not spec.use_gpu:
+        environment["DS_ACCELERATOR"] = "cpu"
+    return {
+        "num_cpus": threads,
+        "num_gpus": 1 if spec.use_gpu else 0,
+        "max_restarts": 0,
+        "runtime_env": {"env_vars": environment},
+    }
+
+
+def _set_rank_environment(spec: LearnerSpec, rank: int, master: tuple[str, int], is_single_host: bool) -> None:
+    """What torch.distributed reads when the group is joined; the address is known only now."""
+    host, port = master
+    if is_single_host and not spec.use_gpu:
+        host = "127.0.0.1"
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    os.environ.update(
+        RANK=str(rank),
+        WORLD_SIZE=str(spec.trainer.num_ranks),
+        LOCAL_RANK="0",  # Ray shows each rank its own device only
+        MASTER_ADDR=host,
+        MASTER_PORT=str(port),
+    )
+
+
+def _absolute(folder: Path) -> str:
+    """Ranks may run in another folder than the driver."""
+    return str(folder.resolve())
+
+
+def _shared(blocks: Sequence[BlockHandle]) -> list[BlockHandle]:
+    """Every block as a reference: what several ranks read travels once."""
+    return [block if isinstance(block, ray.ObjectRef) else ray.put(block) for block in blocks]
+
+
+def _named_blocks(mini_batches: Sequence[MiniBatch], blocks: Sequence[BlockHandle]) -> dict[int, BlockHandle]:
+    """The blocks that the micro-batches name, by number."""
+    micro_batches: list[MicroBatch] = [micro for batch in mini_batches for micro in batch.ranks[0]]
+    return {number: blocks[number] for number in sorted({item.block for micro in micro_batches for item in micro})}
+
+
+def _resolve(blocks: Mapping[int, BlockHandle]) -> dict[int, Any]:
+    """Each block once, read in place from the object store."""
+    return dict(zip(blocks, ray.get(list(blocks.values())), strict=True))
