@@ -45,6 +45,8 @@ class DataConfig(Section):
     """Column with plain text (pre-training)."""
     system_prompt: str | None = None
     """A system message put before every prompt that has none."""
+    chat_template: str | None = None
+    """File with a Jinja chat template, used in place of the tokenizer's."""
     max_prompt_tokens: int = Field(default=512, ge=1)
     """Longest prompt, in tokens after the chat template."""
     long_prompts: Literal["refuse", "drop", "truncate_left"] = "refuse"
