@@ -22,12 +22,14 @@ class SequenceRewards:
 
     `groups`: any integer that the samples of one prompt share. `greedy_rewards`: the reward of the
     greedy response to the same prompt (ReMax). `moving_average`: of the rewards of earlier steps.
+    `is_truncated`: cut by the length limit; read by rows that leave those out.
     """
 
     rewards: Tensor
     groups: Tensor
     greedy_rewards: Tensor | None = None
     moving_average: float = 0.0
+    is_truncated: Tensor | None = None
 
 
 Estimator: TypeAlias = Callable[[SequenceRewards], Tensor]
@@ -36,8 +38,9 @@ Estimator: TypeAlias = Callable[[SequenceRewards], Tensor]
 def sequence_advantages(algorithm: Algorithm, batch: SequenceRewards) -> Tensor:
     """One advantage a sequence [N], whitened and clipped as the row says.
 
-    NaN means that the sample can't be learnt from, and is to be dropped: it was not scored, or too few
-    of its group were to compare it with. Whitening is over the sequences that stay.
+    NaN means that the sample can't be learnt from, and is to be dropped: it was not scored, too few of
+    its group were to compare it with, or it was cut and the row leaves those out (having counted them in
+    the baseline). Whitening is over the sequences that stay.
     """
     advantages = find_estimator(algorithm.advantage)(batch)
     if advantages.shape != batch.rewards.shape:
@@ -45,6 +48,10 @@ def sequence_advantages(algorithm: Algorithm, batch: SequenceRewards) -> Tensor:
             f"algorithm.advantage={algorithm.advantage!r}: gave advantages of shape {tuple(advantages.shape)} "
             f"for rewards of shape {tuple(batch.rewards.shape)}; give one advantage for each reward"
         )
+    if algorithm.mask_truncated:
+        if batch.is_truncated is None:
+            raise ValueError("algorithm.mask_truncated needs to know which responses were cut (is_truncated)")
+        advantages = torch.where(batch.is_truncated, torch.nan, advantages)
     if algorithm.whiten:
         is_kept = ~advantages.isnan()
         whitened = whiten(advantages, is_kept, moments(advantages, is_kept))

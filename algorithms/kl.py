@@ -69,7 +69,10 @@ class AdaptiveKl:
 
 
 def kl_controller(algorithm: Algorithm) -> KlController:
-    """The controller that the row asks for, at its first step."""
+    """The controller that the row asks for, at its first step.
+
+    A step runs under `replace(algorithm, kl_coef=controller.coef)`.
+    """
     if algorithm.kl_target > 0:
         return AdaptiveKl(coef=algorithm.kl_coef, target=algorithm.kl_target, horizon=algorithm.kl_horizon)
     return FixedKl(coef=algorithm.kl_coef)

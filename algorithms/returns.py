@@ -18,8 +18,8 @@ from algorithms.segments import zero_outside
 class RewardInputs:
     """What token rewards are made of. `rewards` is [N], all else [T] with each sequence in one piece.
 
-    `values[t]` is the critic's prediction before token t. Log-probs are needed for a KL term only,
-    values for `gae` only.
+    Samples without a finite reward are dropped before. `values[t]` is the critic's prediction before
+    token t. Log-probs are needed for a KL term only, values for `gae` only.
     """
 
     rewards: Tensor
@@ -38,11 +38,11 @@ class TokenAdvantages:
     returns: Tensor
 
 
-def token_advantages(algorithm: Algorithm, inputs: RewardInputs, kl_coef: float) -> TokenAdvantages:
+def token_advantages(algorithm: Algorithm, inputs: RewardInputs) -> TokenAdvantages:
     """Advantages of every response token, from the token rewards.
 
-    `kl_coef` is the controller's current coefficient. A row that whitens wants this after it, over all
-    ranks: `whiten(advantages, mask, all_reduced(moments(advantages, mask)))`.
+    A row that whitens wants this after it, over all ranks:
+    `whiten(advantages, mask, all_reduced(moments(advantages, mask)))`; then `clip_advantages`.
     """
     mask, ids = inputs.response_mask, inputs.sequence_ids
     rewards = token_rewards(inputs.rewards, mask, ids)
@@ -50,7 +50,7 @@ def token_advantages(algorithm: Algorithm, inputs: RewardInputs, kl_coef: float)
         if inputs.old_logprobs is None or inputs.ref_logprobs is None:
             raise ValueError(f"algorithm {algorithm.name!r} has a KL term in its rewards and needs both log-probs")
         old, ref = zero_outside(inputs.old_logprobs, mask), zero_outside(inputs.ref_logprobs, mask)
-        rewards = rewards - kl_coef * kl_estimate(algorithm.kl_estimator, old, ref)
+        rewards = rewards - algorithm.kl_coef * kl_estimate(algorithm.kl_estimator, old, ref)
     if not algorithm.needs_critic:
         returns = discounted_returns(rewards, mask, ids, algorithm.gamma)
         return TokenAdvantages(advantages=returns, returns=returns)

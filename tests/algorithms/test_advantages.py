@@ -132,6 +132,15 @@ def test_advantages_are_clipped_after_whitening():
     )
 
 
+def test_truncated_responses_are_dropped_but_stay_in_the_baseline():
+    data = replace(batch([3.0, 0.0, 0.0], [0, 0, 0]), is_truncated=torch.tensor([False, True, False]))
+    row = replace(find_row("dr_grpo"), mask_truncated=True)
+    assert advantages(row, data) == pytest.approx([2, NAN, -1], nan_ok=True)
+    assert advantages(find_row("dr_grpo"), data) == pytest.approx([2, -1, -1])
+    with pytest.raises(ValueError, match="is_truncated"):
+        advantages(row, batch([3.0, 0.0], [0, 0]))
+
+
 def test_whitening_centres_and_scales_what_is_kept():
     row = replace(find_row("reinforce"), whiten=True)
     values = sequence_advantages(row, batch([3.0, 1.0, NAN, 5.0, 2.0], [0, 1, 2, 3, 4]))

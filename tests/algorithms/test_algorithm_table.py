@@ -2,9 +2,12 @@ import logging
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from algorithms.advantages import find_estimator
+from algorithms.losses import find_loss
 from algorithms.table import ALGORITHMS, check_group_size, describe, find_row, resolve
 from configs.schema.algorithm import AlgorithmConfig
 
@@ -168,3 +171,19 @@ def test_resolving_a_row_imports_no_torch():
     code = "import sys; from algorithms.table import resolve; from configs.schema.algorithm import AlgorithmConfig; "
     code += "resolve(AlgorithmConfig()); assert 'torch' not in sys.modules and 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_the_documentation_has_a_line_for_every_row():
+    page = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text()
+    missing = [name for name in ALGORITHMS if f"\n| `{name}` |" not in page]
+    assert not missing
+
+
+def test_the_documented_user_file_works(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    file = tmp_path / "my_rows.py"
+    file.write_text(code)
+    row = resolve(AlgorithmConfig(name=f"{file}:bold_dapo", loss=f"{file}:squared", advantage=f"{file}:ranks"))
+    assert (row.clip_high, row.kl_coef) == (0.5, 0.0)
+    assert callable(find_loss(row.loss)) and callable(find_estimator(row.advantage))

@@ -263,6 +263,16 @@ def test_cut_gradients_agree_to_1e_6_in_float32():
     torch.testing.assert_close(cut, whole, atol=1e-6, rtol=1e-6)
 
 
+def test_gradients_flow_into_the_current_logprobs_alone():
+    inputs = random_inputs(16)
+    others = ("advantages", "old_logprobs", "ref_logprobs", "rollout_logprobs")
+    leaves = {name: getattr(inputs, name).clone().requires_grad_() for name in others}
+    inputs = replace(inputs, **leaves)
+    policy_loss(replace(find_row("grpo"), correction="tis"), inputs, totals_of(inputs)).loss.backward()
+    assert inputs.logprobs.grad.any()
+    assert [name for name, leaf in leaves.items() if leaf.grad is not None] == []
+
+
 def test_a_missing_reference_is_told():
     inputs = replace(random_inputs(13), ref_logprobs=None)
     with pytest.raises(ValueError, match="needs ref_logprobs"):

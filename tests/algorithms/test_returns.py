@@ -32,7 +32,7 @@ def random_inputs(seed: int, num_sequences: int = 4) -> RewardInputs:
     )
 
 
-def slow_advantages(row: Algorithm, inputs: RewardInputs, kl_coef: float) -> tuple[list[float], list[float]]:
+def slow_advantages(row: Algorithm, inputs: RewardInputs) -> tuple[list[float], list[float]]:
     """Token by token from the end of each sequence."""
     mask, ids = inputs.response_mask.tolist(), inputs.sequence_ids.tolist()
     advantages, returns = [0.0] * len(ids), [0.0] * len(ids)
@@ -43,7 +43,7 @@ def slow_advantages(row: Algorithm, inputs: RewardInputs, kl_coef: float) -> tup
             if row.has_kl_in_reward:
                 d = float(inputs.old_logprobs[t] - inputs.ref_logprobs[t])
                 k3 = float(torch.tensor(-d, dtype=torch.float64).exp()) + d - 1
-                reward -= kl_coef * {"k1": d, "k2": d * d / 2, "k3": k3}[row.kl_estimator]
+                reward -= row.kl_coef * {"k1": d, "k2": d * d / 2, "k3": k3}[row.kl_estimator]
             if row.needs_critic:
                 value = float(inputs.values[t])
                 later = reward + row.gamma * later_value - value + row.gamma * row.gae_lambda * later
@@ -65,8 +65,8 @@ def slow_advantages(row: Algorithm, inputs: RewardInputs, kl_coef: float) -> tup
 def test_token_advantages_equal_the_slow_ones(name, gamma, estimator, kl_coef, seed):
     row = replace(find_row(name), gamma=gamma, kl_coef=kl_coef, kl_estimator=estimator, kl_place="reward")
     inputs = random_inputs(seed)
-    fast = token_advantages(row, inputs, kl_coef)
-    advantages, returns = slow_advantages(row, inputs, kl_coef)
+    fast = token_advantages(row, inputs)
+    advantages, returns = slow_advantages(row, inputs)
     assert fast.advantages.tolist() == pytest.approx(advantages, abs=1e-9)
     assert fast.returns.tolist() == pytest.approx(returns, abs=1e-9)
 
@@ -110,21 +110,21 @@ def test_masked_tokens_change_nothing_whatever_they_hold(name, poison):
         key: torch.where(inputs.response_mask, getattr(inputs, key), poison)
         for key in ("old_logprobs", "ref_logprobs", "values")
     }
-    clean = token_advantages(find_row(name), inputs, 0.1)
-    bad = token_advantages(find_row(name), replace(inputs, **columns), 0.1)
+    clean = token_advantages(find_row(name), inputs)
+    bad = token_advantages(find_row(name), replace(inputs, **columns))
     assert torch.equal(bad.advantages, clean.advantages)
     assert torch.equal(bad.returns, clean.returns)
 
 
 def test_no_response_token_gives_no_advantage():
     inputs = replace(random_inputs(7), response_mask=torch.zeros_like(random_inputs(7).response_mask))
-    assert not token_advantages(find_row("ppo"), inputs, 0.1).advantages.any()
+    assert not token_advantages(find_row("ppo"), inputs).advantages.any()
 
 
 @pytest.mark.parametrize(("name", "missing"), [("reinforce_pp", "ref_logprobs"), ("ppo", "values")])
 def test_a_missing_column_is_told(name, missing):
     with pytest.raises(ValueError, match="needs"):
-        token_advantages(find_row(name), replace(random_inputs(8), **{missing: None}), 0.1)
+        token_advantages(find_row(name), replace(random_inputs(8), **{missing: None}))
 
 
 @settings(deadline=None, max_examples=50)
