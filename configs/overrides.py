@@ -66,7 +66,7 @@ def _place(container: Any, part: str, path: KeyPath) -> str | int:
         return part
     here = ".".join(map(str, path))
     if not isinstance(container, list):
-        raise ConfigError([f"override {here}.{part}: {here} holds {container!r} and has no keys"])
+        raise ConfigError([f"override {here}.{part}: {here} is a single value and has no keys"])
     if not part.isdecimal() or int(part) >= len(container):
         valid = f"an index from 0 to {len(container) - 1}" if container else "nothing: the list is empty"
         raise ConfigError([f"override {here}.{part}: {here} is a list; valid: {valid}"])

@@ -59,11 +59,11 @@ class Meter:
         self.timeline.add(span)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Hand one step's metrics to every sink. ValueError for a name outside the table."""
+        """Hand one step's metrics, if there are any, to every sink. ValueError for a name outside the table."""
         for name in values:
             metric(name)
         numbers = {name: float(value) for name, value in values.items()}
-        for sink in self._sinks:
+        for sink in self._sinks if numbers else ():
             sink.write(step, numbers)
 
     def close(self) -> None:

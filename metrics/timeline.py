@@ -49,6 +49,13 @@ class Timeline:
         """Keep one span."""
         self._spans.append(span)
 
+    def seconds(self) -> dict[str, float]:
+        """Time of each phase over the whole run; moments where it runs twice at once count once."""
+        intervals: dict[str, list[tuple[float, float]]] = {}
+        for span in self._spans:
+            intervals.setdefault(span.name, []).append((span.start, span.end))
+        return {name: covered(parts) for name, parts in intervals.items()}
+
     def write(self, path: Path) -> None:
         """Write the trace in Chrome's JSON format. The earliest span starts at 0."""
         path.write_text(json.dumps({"displayTimeUnit": "ms", "traceEvents": self._events()}), encoding="utf-8")

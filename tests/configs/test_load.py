@@ -100,7 +100,7 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
         ("rewards=[]", "rewards=[]: want at least one, for example `rewards: [{use: math}]` (command line)"),
         ("rewards.0.use=null", "rewards.0.use=null: want a text (command line)"),
         ("rewards.2.use=x", "override rewards.2: rewards is a list; valid: an index from 0 to 1"),
-        ("num_steps.x=1", "override num_steps.x: num_steps holds 3 and has no keys"),
+        ("num_steps.x=1", "override num_steps.x: num_steps is a single value and has no keys"),
         ("rollout.groupsize=4", "rollout.groupsize is not a key; did you mean rollout.group_size? (command line)"),
         ("max_sequence_tokens=4", "max_sequence_tokens is a key of stage pretrain and sft, not of rl (command line)"),
         ("seed", "override 'seed': write it as key=value, such as rollout.group_size=4"),

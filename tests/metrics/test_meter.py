@@ -107,6 +107,7 @@ def test_an_unknown_phase_is_refused_before_the_work() -> None:
 def test_metrics_reach_every_sink_and_unknown_names_none() -> None:
     sinks = [Recorder(), Recorder()]
     meter = Meter(sinks)
+    meter.log(0, {})
     meter.log(1, {"reward/mean": 1})
     with pytest.raises(ValueError, match="reward_mean"):
         meter.log(2, {"reward/mean": 1, "reward_mean": 1})
@@ -135,6 +136,13 @@ def test_no_two_spans_of_a_trace_share_a_row_at_the_same_time(spans: list[tuple[
     for row in {event["tid"] for event in events}:
         on_row = sorted((event["ts"], event["ts"] + event["dur"]) for event in events if event["tid"] == row)
         assert all(first[1] <= second[0] for first, second in pairwise(on_row))
+
+
+def test_the_seconds_of_a_run_are_those_of_all_its_steps() -> None:
+    timeline = Timeline()
+    for name, start, end in [("train", 1, 3), ("sync", 3, 4), ("train", 6, 9), ("train", 8, 10)]:
+        timeline.add(Span(name=name, start=start, end=end))
+    assert timeline.seconds() == {"train": 6.0, "sync": 1.0}
 
 
 def test_a_trace_is_written_in_chrome_s_format(tmp_path: Path) -> None:
