@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+DIGEST = "digest"  # the manifest's key for the SHA-256 of all its others
 STATE = "state.json"
 PREFIX = "step_"
 HASH_THREADS = 4
@@ -109,7 +110,8 @@ def _seal(folder: Path, *, step: int, world_size: int, config_digest: str) -> No
         files=_entries(folder, _files(folder)),
     )
     path = folder / MANIFEST
-    path.write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
+    content = asdict(manifest)
+    path.write_text(json.dumps({**content, DIGEST: _digest(content)}, indent=1) + "\n", encoding="utf-8")
     for file in [*_files(folder), path]:
         _flush(file)
     for directory in [*(p for p in folder.rglob("*") if p.is_dir()), folder]:
@@ -152,12 +154,18 @@ def _read_manifest(path: Path) -> Manifest:
         version = content["schema_version"]
         if version != SCHEMA_VERSION:
             raise CheckpointError(f"{path}: schema_version={version}; this version of wutong reads {SCHEMA_VERSION}")
+        if content.pop(DIGEST) != _digest(content):
+            raise CheckpointError(f"{path}: its own digest does not fit it; the file was changed")
         files = {name: FileEntry(**entry) for name, entry in content.pop("files").items()}
         return Manifest(**content, files=files)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from error
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: not a manifest ({error})") from error
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def all_checkpoints(root: Path) -> list[Path]:
