@@ -2,10 +2,10 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,8 @@ from experience.errors import DataError
 logger = logging.getLogger(__name__)
 
 pc: Any = pyarrow.compute  # its functions are made at import, where type checkers cannot see them
+
+T = TypeVar("T")
 
 # Says why a gold answer cannot be compared with; None where it can.
 GoldCheck: TypeAlias = Callable[[str], str | None]
@@ -134,6 +136,21 @@ def keep(dataset: Dataset, reasons: Mapping[str, NDArray[np.bool_]]) -> NDArray[
     if counts:
         logger.warning("%s: %d of %d rows are used; left out %s", dataset.source, len(left), len(dataset), counts)
     return left
+
+
+def encode_rows(
+    dataset: Dataset, rows: NDArray[np.int64], values: Sequence[Any], encode: Callable[[Sequence[Any]], list[T]]
+) -> list[T]:
+    """`encode` of the values; its ValueError as a DataError that names the first row it complains of."""
+    try:
+        return encode(values)
+    except ValueError:
+        for row, value in zip(rows, values, strict=True):
+            try:
+                encode([value])
+            except ValueError as error:
+                raise DataError(f"{dataset.where(int(row))}: {error}") from error
+        raise
 
 
 def warn_of_contradictions(dataset: Dataset, keys: list[str], answers: pa.ChunkedArray) -> int:

@@ -73,7 +73,7 @@ class Encoder:
     def cut(self, text: str) -> str:
         """`text` with a cut inside every name of a special token."""
         if _CUT in text:
-            raise ValueError("holds U+FDD0, which is not a character; remove it")
+            raise ValueError("the text holds U+FDD0, which is not a character; remove it")
         return self._special.sub(rf"\1{_CUT}", text)
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
@@ -113,21 +113,23 @@ class Encoder:
 def check_prompt(messages: Conversation) -> None:
     """ValueError unless a response can follow: known roles, something asked, and not answered yet."""
     if not messages:
-        raise ValueError("holds no message")
+        raise ValueError("the prompt holds no message")
     if messages[-1]["role"] == "assistant":
-        raise ValueError("ends with an assistant message, so there is nothing to answer; remove it")
+        raise ValueError("the prompt ends with an assistant message, so there is nothing to answer; remove it")
     if all(message["role"] == "system" for message in messages):
-        raise ValueError("holds only a system message; add a user message")
+        raise ValueError("the prompt holds only a system message; add a user message")
 
 
 def _checked(message: object) -> Message:
     if not isinstance(message, Mapping):
-        raise ValueError(f"holds a message of type {type(message).__name__}; want {{role, content}}")
+        raise ValueError(f"the conversation holds a message of type {type(message).__name__}; want {{role, content}}")
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
-        raise ValueError(f"has role {role!r}; choose one of {', '.join(ROLES)}")
+        raise ValueError(f"the conversation has role {role!r}; choose one of {', '.join(ROLES)}")
     if not isinstance(content, str):
-        raise ValueError(f"has a {role} message with content of type {type(content).__name__}; want a text")
+        raise ValueError(
+            f"the conversation has a {role} message with content of type {type(content).__name__}; want a text"
+        )
     return {"role": role, "content": content}
 
 

@@ -1,7 +1,6 @@
 """Prompts: the usable rows of a data set, and the endless stream of them that a run draws from."""
 
 import logging
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -136,19 +135,7 @@ class PromptTable:
 
     def _encode(self, rows: NDArray[np.int64]) -> list[EncodedPrompt]:
         values = self._prompts.take(pa.array(rows)).to_pylist()
-        try:
-            return self._encoder.encode_prompts(values)
-        except ValueError as error:
-            raise self._named(rows, values, error) from error
-
-    def _named(self, rows: NDArray[np.int64], values: Sequence[str], batch_error: ValueError) -> DataError:
-        """The error of a batch, as that of its first bad row."""
-        for row, value in zip(rows, values, strict=True):
-            try:
-                self._encoder.encode_prompts([value])
-            except ValueError as error:
-                return DataError(f"{self.dataset.where(int(row))}: the prompt {error}")
-        return DataError(f"{self.dataset.source}: {batch_error}")
+        return checks.encode_rows(self.dataset, rows, values, self._encoder.encode_prompts)
 
     def _shortened(self, prompt: EncodedPrompt) -> EncodedPrompt:
         """The prompt's end, where data.long_prompts=truncate_left lets longer ones come this far."""

@@ -1,0 +1,102 @@
+"""Conversations as token sequences whose loss counts the assistant's turns alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experience.encoding import Conversation, Encoder, Message
+from experience.tokenizer import stop_token_ids
+
+# A prompt and its response; or, with no response, messages that hold the assistant's turns already.
+Pair: TypeAlias = tuple[str | Conversation, str | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedSequence:
+    """One sequence; `loss_mask` is True on the tokens that the loss counts. Both [T]."""
+
+    tokens: NDArray[np.int32]
+    loss_mask: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Turn:
+    """A rendered stretch of a conversation, and whether the assistant said it."""
+
+    text: str
+    is_learned: bool
+
+
+class ConversationEncoder:
+    """Encodes each turn by itself, so that a prompt's tokens are those that sampling would start from."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._stops = stop_token_ids(encoder.tokenizer)
+
+    def encode(self, pairs: Sequence[Pair]) -> list[EncodedSequence]:
+        """One sequence a pair. ValueError says what is wrong; the caller knows the row."""
+        if not self._encoder.has_template:
+            return self._encode_plain(pairs)
+        turns = [self._turns(self._messages(prompt, response)) for prompt, response in pairs]
+        tokens = iter(self._encoder.encode([turn.text for row in turns for turn in row]))
+        return [self._join(row, list(islice(tokens, len(row)))) for row in turns]
+
+    def _messages(self, prompt: str | Conversation, response: str | None) -> list[Message]:
+        messages = self._encoder.conversation(prompt)
+        if response is not None:
+            messages.append({"role": "assistant", "content": response})
+        if messages[-1]["role"] != "assistant":
+            raise ValueError("the conversation does not end with an assistant message, so its end teaches nothing")
+        if len(messages) == 1:
+            raise ValueError("the conversation holds nothing but an answer; put a user message before it")
+        return messages
+
+    def _turns(self, messages: Sequence[Message]) -> list[_Turn]:
+        """The rendered conversation, cut where the assistant begins and ends to speak."""
+        answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+        opened = self._encoder.render([messages[:place] for place in answers])
+        closed = self._encoder.render([messages[: place + 1] for place in answers], generation=False)
+        turns, done = [], ""
+        for before, after in zip(opened, closed, strict=True):
+            if not before.startswith(done) or not after.startswith(before):
+                raise ValueError(
+                    "the chat template changes earlier turns when later ones follow, so their tokens are not those "
+                    "that were sampled; give one assistant message a row"
+                )
+            turns.append(_Turn(text=before[len(done) :], is_learned=False))
+            turns.append(_Turn(text=after[len(before) :], is_learned=True))
+            done = after
+        return turns
+
+    def _join(self, turns: Sequence[_Turn], tokens: Sequence[NDArray[np.int32]]) -> EncodedSequence:
+        masks = [
+            self._learned(part) if turn.is_learned else np.zeros(len(part), dtype=bool)
+            for turn, part in zip(turns, tokens, strict=True)
+        ]
+        return EncodedSequence(tokens=np.concatenate(tokens), loss_mask=np.concatenate(masks))
+
+    def _learned(self, tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """True up to the token that ends the turn; what a template puts after it is never sampled."""
+        ends = np.flatnonzero(np.isin(tokens, self._stops))
+        if not len(ends):
+            raise ValueError("the chat template ends an assistant's turn with no stop token, so none would be learned")
+        return np.arange(len(tokens)) <= ends[-1]
+
+    def _encode_plain(self, pairs: Sequence[Pair]) -> list[EncodedSequence]:
+        if not all(isinstance(prompt, str) and response is not None for prompt, response in pairs):
+            raise ValueError("the data are messages but the tokenizer has no chat template; set data.chat_template")
+        end = np.array(self._stops[:1], dtype=np.int32)
+        prompts = self._encoder.encode_plain([str(prompt) for prompt, _ in pairs])
+        responses = self._encoder.encode([self._encoder.cut(str(response)) for _, response in pairs])
+        return [
+            EncodedSequence(
+                tokens=np.concatenate([prompt, response, end]),
+                loss_mask=np.arange(len(prompt) + len(response) + 1) >= len(prompt),
+            )
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
