@@ -125,26 +125,27 @@ def test_entropy_bonus_lowers_the_loss_and_carries_its_gradient():
 
 
 def test_clip_by_hand():
-    # Ratios 1.5, 0.5, 0.5 against the range 0.8 to 1.2.
-    logprobs = torch.tensor([1.5, 0.5, 0.5]).log()
+    # The range is 0.8 to 1.2. Losses: clipped, too low to be clipped, clipped, inside.
+    ratios, advantages = [1.5, 0.5, 0.5, 1.1], [1.0, 1.0, -1.0, 1.0]
     inputs = LossInputs(
-        logprobs=logprobs,
-        entropy=torch.zeros(3),
-        rollout_logprobs=torch.zeros(3),
-        advantages=torch.tensor([1.0, 1.0, -1.0]),
-        response_mask=torch.ones(3, dtype=torch.bool),
-        sequence_ids=torch.zeros(3, dtype=torch.int64),
-        old_logprobs=torch.zeros(3),
+        logprobs=torch.tensor(ratios).log(),
+        entropy=torch.tensor([1.0, 2.0, 3.0, 6.0]),
+        rollout_logprobs=torch.zeros(4),
+        advantages=torch.tensor(advantages),
+        response_mask=torch.ones(4, dtype=torch.bool),
+        sequence_ids=torch.zeros(4, dtype=torch.int64),
+        old_logprobs=torch.zeros(4),
     )
     output = policy_loss(replace(BARE, aggregation="seq_mean_token_sum"), inputs, totals_of(inputs))
-    torch.testing.assert_close(output.loss, torch.tensor(-1.2 - 0.5 + 0.8))
+    torch.testing.assert_close(output.loss, torch.tensor(-1.2 - 0.5 + 0.8 - 1.1))
     metrics = finish(output.metrics)
-    assert metrics["policy/clip_fraction_low"] == pytest.approx(2 / 3)
-    assert metrics["policy/clip_fraction_high"] == pytest.approx(1 / 3)
+    assert metrics["policy/loss"] == pytest.approx(-2.0)
+    assert metrics["policy/entropy"] == pytest.approx(3.0)
+    assert metrics["policy/clip_fraction_low"] == pytest.approx(2 / 4)
+    assert metrics["policy/clip_fraction_high"] == pytest.approx(1 / 4)
     assert metrics["policy/ratio_max"] == pytest.approx(1.5)
-    assert metrics["policy/ratio_mean"] == pytest.approx(2.5 / 3)
-    k3 = (1.5 - 1 - math.log(1.5)) + 2 * (0.5 - 1 - math.log(0.5))
-    assert metrics["policy/kl_old"] == pytest.approx(k3 / 3)
+    assert metrics["policy/ratio_mean"] == pytest.approx(3.6 / 4)
+    assert metrics["policy/kl_old"] == pytest.approx(sum(r - 1 - math.log(r) for r in ratios) / 4, abs=1e-6)
 
 
 def test_sequence_ratio_has_the_gradient_of_the_geometric_mean():
@@ -286,6 +287,21 @@ def test_a_users_loss_is_found_by_path(tmp_path):
     own = policy_loss(replace(BARE, loss=f"{file}:half"), inputs, totals_of(inputs)).loss
     ours = policy_loss(replace(BARE, loss="reinforce"), inputs, totals_of(inputs)).loss
     torch.testing.assert_close(own, ours / 2)
+
+
+def test_what_a_users_loss_gives_outside_the_mask_does_not_count(tmp_path):
+    file = tmp_path / "careless.py"
+    file.write_text(
+        "import torch\n"
+        "def careless(terms, algorithm):\n"
+        "    loss = -terms.advantages * terms.logprobs\n"
+        "    return torch.where(terms.response_mask, loss, torch.nan)\n"
+    )
+    inputs = random_inputs(17)
+    own = policy_loss(replace(BARE, loss=f"{file}:careless"), inputs, totals_of(inputs)).loss
+    ours = policy_loss(replace(BARE, loss="reinforce"), inputs, totals_of(inputs)).loss
+    torch.testing.assert_close(own, ours)
+    torch.testing.assert_close(gradient_of(own, inputs), gradient_of(ours, inputs))
 
 
 def test_loss_terms_of_masked_tokens_are_neutral(tmp_path):
