@@ -126,11 +126,6 @@ class Engine:
 def engine_args(spec: RolloutSpec) -> EngineArgs:
     """vLLM's settings for a worker: the fastest start, and log-probs of the sampled distribution."""
     config = spec.config
-    if config.tensor_parallel_size > 1:
-        raise ValueError(
-            f"rollout.tensor_parallel_size={config.tensor_parallel_size}: engines on several devices are not "
-            "built yet; set it to 1 and raise rollout.num_workers instead"
-        )
     device: dict[str, Any] = (
         {"gpu_memory_utilization": config.gpu_memory_utilization, "enforce_eager": not config.cuda_graphs}
         if spec.use_gpu

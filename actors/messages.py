@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from configs.schema.rollout import RolloutConfig
 from experience.records import FinishReason, Sampling
 
+MIN_TEMPERATURE = 0.01  # vLLM raises lower ones to this, and only logs it
+
 
 class EngineFailed(RuntimeError):
     """A rollout engine that can't go on.
@@ -32,11 +34,24 @@ class RolloutSpec:
     use_gpu: bool = False
     trust_remote_code: bool = False
 
+    def __post_init__(self) -> None:
+        if self.config.tensor_parallel_size > 1:
+            raise ValueError(
+                f"rollout.tensor_parallel_size={self.config.tensor_parallel_size}: engines on several devices are "
+                "not built yet; set it to 1 and raise rollout.num_workers instead"
+            )
+        if 0 < self.config.sampling.temperature < MIN_TEMPERATURE:
+            raise ValueError(
+                f"rollout.sampling.temperature={self.config.sampling.temperature}: the engine would sample at "
+                f"{MIN_TEMPERATURE} instead; use at least that"
+            )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupRequest:
-    """One prompt to sample from."""
+    """One prompt to sample from. `ticket` is this request's own number; `ordinal` decides the seeds."""
 
+    ticket: int
     ordinal: int
     tokens: NDArray[np.int32]
     sampling: Sampling
@@ -69,9 +84,9 @@ class SampleResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupResult:
-    """All samples of one prompt, in sample order."""
+    """All samples of one request, in sample order."""
 
-    ordinal: int
+    ticket: int
     samples: tuple[SampleResult, ...]
 
 

@@ -27,7 +27,7 @@ from actors.messages import (
 )
 from actors.weights import check_complete, expected_shapes, fetch, tensors_of
 from experience.episode import Completion, Generate, Transcript, pack, sample_seed, single_turn
-from experience.records import Sampling, TokenBlock, Weights
+from experience.records import TokenBlock, Weights
 
 if TYPE_CHECKING:
     from actors.engine import Engine
@@ -118,7 +118,9 @@ class RolloutWorker:
 
     async def _sample_group(self, request: GroupRequest) -> None:
         episodes = (self._sample(request, index) for index in range(request.sampling.num_samples))
-        self._finished.append((request.ordinal, await asyncio.gather(*episodes)))
+        samples = await asyncio.gather(*episodes)
+        # Not in one statement: the list is another one by the time that the samples are there.
+        self._finished.append((request.ticket, samples))
         self._has_news.set()
 
     def _group_ended(self, task: asyncio.Task[None]) -> None:
@@ -127,23 +129,24 @@ class RolloutWorker:
             self._fail(EngineFailed(f"rollout episode: {type(error).__name__}: {error}"))
 
     async def _sample(self, request: GroupRequest, index: int) -> Transcript:
-        generate = self._generator(request.ordinal, request.sampling, index)
+        generate = self._generator(request, index)
         transcript = await single_turn(request.tokens, request.sampling, generate)
         self._num_finished += 1
         return transcript
 
-    def _generator(self, ordinal: int, sampling: Sampling, index: int) -> Generate:
+    def _generator(self, group: GroupRequest, index: int) -> Generate:
         """The handle through which one episode samples."""
+        sampling = group.sampling
         turn = 0
 
         async def generate(tokens: NDArray[np.int32], max_tokens: int) -> Completion:
             nonlocal turn
             request = SequenceRequest(
-                id=f"{ordinal}.{index}.{turn}",
+                id=f"{group.ticket}.{index}.{turn}",
                 tokens=tokens.tolist(),
                 max_tokens=max_tokens,
                 temperature=sampling.temperature,
-                seed=sample_seed(sampling.seed, ordinal, index, turn),
+                seed=sample_seed(sampling.seed, group.ordinal, index, turn),
             )
             turn += 1
             return await self._complete(request)
@@ -183,10 +186,10 @@ class RolloutWorker:
         transcripts = [transcript for _, samples in finished for transcript in samples]
         texts = self._decode(transcripts)
         groups, row = [], 0
-        for ordinal, samples in finished:
+        for ticket, samples in finished:
             rows = range(row, row + len(samples))
             results = (sample_result(at, transcripts[at], texts[at]) for at in rows)
-            groups.append(GroupResult(ordinal=ordinal, samples=tuple(results)))
+            groups.append(GroupResult(ticket=ticket, samples=tuple(results)))
             row += len(samples)
         return Harvest(groups=tuple(groups), num_finished=self._num_finished), pack(transcripts)
 

@@ -59,6 +59,8 @@ async def single_turn(prompt: NDArray[np.int32], sampling: Sampling, generate: G
 
 def pack(transcripts: Sequence[Transcript]) -> TokenBlock:
     """One block with the transcripts as its rows, in order. At least one, else ValueError."""
+    if not transcripts:
+        raise ValueError("a block needs at least one transcript")
     lengths = [len(transcript.tokens) for transcript in transcripts]
     return TokenBlock(
         offsets=np.concatenate([[0], np.cumsum(lengths)], dtype=np.int64),
