@@ -7,10 +7,11 @@ from typing import Any, Final
 
 REDACTED: Final = "<redacted>"
 _MIN_SECRET_LENGTH = 8  # shorter values of the environment would match ordinary words
-# Whole words only: api_key and HF_TOKEN hold secrets; max_tokens, keyword and pad_token do not.
+# Whole words only, "key" and "token" only as the last one: api_key and HF_TOKEN hold secrets;
+# max_tokens, key_column and pad_token do not.
 _SECRET = re.compile(
-    r"(?:^|[_\-. ])(?:key|apikey|secret|password|passwd|credential"
-    r"|(?<!per_)(?<!pad_)(?<!eos_)(?<!bos_)(?<!unk_)(?<!end_)(?<!start_)(?<!stop_)(?<!special_)token)(?:$|[_\-. ])",
+    r"(?:^|[_\-. ])(?:(?:secret|password|passwd|credentials?)(?:$|[_\-. ])|(?:api)?key$"
+    r"|(?<!per_)(?<!pad_)(?<!eos_)(?<!bos_)(?<!unk_)(?<!end_)(?<!start_)(?<!stop_)(?<!special_)token$)",
     re.IGNORECASE,
 )
 
