@@ -7,18 +7,17 @@ from typing import Any, Final
 
 REDACTED: Final = "<redacted>"
 _MIN_SECRET_LENGTH = 8  # shorter values of the environment would match ordinary words
-# Whole words only, "key" and "token" only as the last one: api_key and HF_TOKEN hold secrets;
-# max_tokens, key_column and pad_token do not.
+# Whole words only, "key" and "token" only as the last one: api_key and HF_TOKEN hold secrets, max_tokens
+# and key_column do not.
 _SECRET = re.compile(
-    r"(?:^|[_\-. ])(?:(?:secret|password|passwd|credentials?)(?:$|[_\-. ])|(?:api)?key$"
-    r"|(?<!per_)(?<!pad_)(?<!eos_)(?<!bos_)(?<!unk_)(?<!end_)(?<!start_)(?<!stop_)(?<!special_)token$)",
-    re.IGNORECASE,
+    r"(?:^|[_\-. ])(?:(?:secret|password|passwd|credentials?)(?:$|[_\-. ])|(?:token|key|apikey)$)", re.IGNORECASE
 )
+_TEXT_TOKEN = re.compile(r"(?:per|pad|eos|bos|unk|end|start|stop|special)_token$", re.IGNORECASE)
 
 
 def is_secret_key(name: str) -> bool:
     """Whether a key or an environment variable of this name holds a secret."""
-    return _SECRET.search(name) is not None
+    return _SECRET.search(name) is not None and _TEXT_TOKEN.search(name) is None
 
 
 def redact(value: Any, key: str = "", environment: Mapping[str, str] = os.environ) -> Any:

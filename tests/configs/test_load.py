@@ -92,6 +92,8 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     [
         ("optimizer.learning_rate=0", "optimizer.learning_rate=0: want a number > 0 and <= 1 (command line)"),
         ("optimizer.learning_rate=.nan", "optimizer.learning_rate=nan: want a number > 0 and <= 1 (command line)"),
+        ("optimizer.weight_decay=.nan", "optimizer.weight_decay=nan: want a number >= 0 (command line)"),
+        ("optimizer.weight_decay=.inf", "optimizer.weight_decay=inf: want a number >= 0 (command line)"),
         ("seed=true", "seed=true: want an integer >= 0 and < 4294967296 (command line)"),
         ("optimizer.weight_decay=false", "optimizer.weight_decay=false: want a number >= 0 (command line)"),
         ("seed=1.5", "seed=1.5: want an integer >= 0 and < 4294967296 (command line)"),

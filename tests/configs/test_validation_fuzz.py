@@ -34,7 +34,7 @@ def put(data: dict[str, Any], dotted: str, value: object) -> None:
     container[0 if isinstance(container, list) else last] = value
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(["pretrain", "sft", "rl"]), st.sampled_from(sorted(all_keys())), VALUES)
 def test_any_value_at_any_key_is_taken_or_told(stage: str, key: str, value: object) -> None:
     data = recipe(stage)
