@@ -70,7 +70,9 @@ def plan_segments(lengths: Sequence[int], device: torch.device) -> Segments:
     for members in _bucket_members(lengths):
         places = torch.arange(lengths[members[0]])  # the first is the longest
         is_token = places < lengths_tensor[members, None]
-        tokens = torch.where(is_token, starts[members, None] + places, 0)
+        # A slot of padding repeats its own sequence's last token, so that a NaN never crosses sequences:
+        # the kernel multiplies what it masks by 0, and 0 * NaN is NaN.
+        tokens = starts[members, None] + places.minimum(lengths_tensor[members, None] - 1)
         slots[tokens[is_token]] = num_slots + is_token.flatten().nonzero().squeeze(1)
         num_slots += tokens.numel()
         buckets.append(Bucket(num_sequences=len(members), tokens=tokens.flatten().to(device)))

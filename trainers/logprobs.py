@@ -45,24 +45,24 @@ def score_tokens(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: f
 
 
 class _ScoreTokens(torch.autograd.Function):
-    """Keeps one normaliser a position; the backward pass makes each chunk's logits again."""
+    """Keeps a few numbers a position; the backward pass makes each chunk's logits again."""
 
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
         wide = _widened(weight)
-        logprobs, entropies, normalisers = hidden.new_empty(3, len(hidden), dtype=_sum_dtype(weight))
+        logprobs, entropies, peaks, log_sums = hidden.new_empty(4, len(hidden), dtype=_sum_dtype(weight))
         for rows in _chunks(hidden, weight):
             logits = _matmul(hidden[rows].to(wide.dtype), wide.T).div_(temperature)
-            peaks = logits.amax(-1, keepdim=True)
-            logits.sub_(peaks)
+            peaks[rows] = logits.amax(-1)
+            logits.sub_(peaks[rows, None])
             weights = logits.exp()
             sums = weights.sum(-1)
-            logprobs[rows] = logits.gather(-1, targets[rows, None]).squeeze(-1) - sums.log()
-            entropies[rows] = sums.log() - torch.linalg.vecdot(weights, logits) / sums
-            normalisers[rows] = sums.log() + peaks.squeeze(-1)
-        ctx.save_for_backward(hidden, weight, targets, normalisers, entropies)
+            log_sums[rows] = sums.log()
+            logprobs[rows] = logits.gather(-1, targets[rows, None]).squeeze(-1) - log_sums[rows]
+            entropies[rows] = log_sums[rows] - torch.linalg.vecdot(weights, logits) / sums
+        ctx.save_for_backward(hidden, weight, targets, peaks, log_sums, entropies)
         ctx.temperature = temperature
         ctx.set_materialize_grads(False)
         return logprobs, entropies
@@ -71,16 +71,18 @@ class _ScoreTokens(torch.autograd.Function):
     @once_differentiable
     def backward(  # type: ignore[override]
         ctx: Any, grad_logprobs: Tensor | None, grad_entropies: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, None, None]:
-        hidden, weight, targets, normalisers, entropies = ctx.saved_tensors
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+        if grad_logprobs is None and grad_entropies is None:
+            return None, None, None, None
+        hidden, weight, targets, peaks, log_sums, entropies = ctx.saved_tensors
         wide = _widened(weight)
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight, dtype=normalisers.dtype) if ctx.needs_input_grad[1] else None
+        grad_weight = torch.zeros_like(weight, dtype=log_sums.dtype) if ctx.needs_input_grad[1] else None
         for rows in _chunks(hidden, weight):
             states = hidden[rows].to(wide.dtype)
-            logits = _matmul(states, wide.T).div_(ctx.temperature).sub_(normalisers[rows, None])
+            logits = _matmul(states, wide.T).div_(ctx.temperature)
             grads = _grad_logits(
-                logits,
+                logits.sub_(peaks[rows, None]).sub_(log_sums[rows, None]),  # in one step, digits would be lost
                 targets[rows],
                 entropies[rows],
                 None if grad_logprobs is None else grad_logprobs[rows],

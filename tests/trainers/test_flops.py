@@ -1,0 +1,52 @@
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from configs.schema import NewModelConfig
+from configs.schema.model import Architecture
+from trainers.flops import forward_flops, peak_flops, training_flops
+from trainers.model import SpecialTokens, new_model
+
+TOKENS = SpecialTokens(bos=None, eos=1, pad=0)
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "llama", "qwen2"])
+def test_dense_models_need_what_torch_counts(architecture: Architecture) -> None:
+    config = NewModelConfig(architecture=architecture, hidden_size=32, intermediate_size=48, num_layers=2)
+    model = new_model(config, vocab_size=50, seed=0, tokens=TOKENS, dtype="float32")
+    model.set_attn_implementation("eager")
+    length = 24
+    with FlopCounterMode(display=False) as counter:
+        model(torch.ones(1, length, dtype=torch.int64), use_cache=False)
+    # Eager attention also multiplies the half that causality then masks: four operations a pair and head channel.
+    num_masked = length * length - length * (length + 1) // 2
+    masked = 4 * config.num_layers * config.hidden_size * num_masked
+    assert forward_flops(model.config, [length], length) + masked == counter.get_total_flops()
+
+
+def test_a_mixture_counts_only_the_chosen_experts() -> None:
+    def flops(num_experts: int, num_chosen: int) -> float:
+        config = NewModelConfig(
+            architecture="qwen3_moe", hidden_size=32, num_experts=num_experts, num_experts_per_token=num_chosen
+        )
+        model = new_model(config, vocab_size=50, seed=0, tokens=TOKENS, dtype="float32")
+        return forward_flops(model.config, [10], 10)
+
+    expert = 2 * 4 * 10 * 3 * 32 * 512  # layers, tokens, three matrices
+    assert flops(8, 3) - flops(8, 2) == expert
+    assert flops(9, 2) - flops(8, 2) == 2 * 4 * 10 * 32  # the router's row
+
+
+def test_packing_counts_attention_within_sequences_only() -> None:
+    model = new_model(NewModelConfig(), vocab_size=50, seed=0, tokens=TOKENS, dtype="float32")
+    apart = forward_flops(model.config, [3], 3) + forward_flops(model.config, [5], 5)
+    assert forward_flops(model.config, [3, 5], 8) == apart
+    assert training_flops(model.config, [3, 5], 8) == 3 * apart
+
+
+def test_peaks_are_known_by_the_devices_name() -> None:
+    assert peak_flops("NVIDIA H200") == 989e12
+    assert peak_flops("NVIDIA H100 PCIe") == 756e12
+    assert peak_flops("NVIDIA GB200") == 2.5e15
+    assert peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
+    assert peak_flops("cpu") is None
