@@ -138,6 +138,20 @@ def keep(dataset: Dataset, reasons: Mapping[str, NDArray[np.bool_]]) -> NDArray[
     return left
 
 
+def surely_short(columns: Sequence[pa.ChunkedArray], rows: NDArray[np.int64], limit: int) -> NDArray[np.bool_]:
+    """True where the texts of a row together cannot have more than `limit` tokens: [len(rows)].
+
+    A token of ASCII text holds at least one character, so most rows need no tokenizer.
+    """
+    short = np.zeros(len(rows), dtype=np.int64)
+    for column in columns:
+        if not is_text(column.type):
+            return np.zeros(len(rows), dtype=bool)
+        texts = column.take(pa.array(rows))
+        short += np.where(pc.string_is_ascii(texts), pc.binary_length(texts), limit + 1)
+    return short <= limit
+
+
 def encode_rows(
     dataset: Dataset, rows: NDArray[np.int64], values: Sequence[Any], encode: Callable[[Sequence[Any]], list[T]]
 ) -> list[T]:

@@ -42,7 +42,7 @@ class ConversationEncoder:
         """One sequence a pair. ValueError says what is wrong; the caller knows the row."""
         if not self._encoder.has_template:
             return self._encode_plain(pairs)
-        turns = [self._turns(self._messages(prompt, response)) for prompt, response in pairs]
+        turns = self._turns([self._messages(prompt, response) for prompt, response in pairs])
         tokens = iter(self._encoder.encode([turn.text for row in turns for turn in row]))
         return [self._join(row, list(islice(tokens, len(row)))) for row in turns]
 
@@ -56,22 +56,14 @@ class ConversationEncoder:
             raise ValueError("the conversation holds nothing but an answer; put a user message before it")
         return messages
 
-    def _turns(self, messages: Sequence[Message]) -> list[_Turn]:
-        """The rendered conversation, cut where the assistant begins and ends to speak."""
-        answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
-        opened = self._encoder.render([messages[:place] for place in answers])
-        closed = self._encoder.render([messages[: place + 1] for place in answers], generation=False)
-        turns, done = [], ""
-        for before, after in zip(opened, closed, strict=True):
-            if not before.startswith(done) or not after.startswith(before):
-                raise ValueError(
-                    "the chat template changes earlier turns when later ones follow, so their tokens are not those "
-                    "that were sampled; give one assistant message a row"
-                )
-            turns.append(_Turn(text=before[len(done) :], is_learned=False))
-            turns.append(_Turn(text=after[len(before) :], is_learned=True))
-            done = after
-        return turns
+    def _turns(self, conversations: Sequence[Sequence[Message]]) -> list[list[_Turn]]:
+        """The rendered conversations, cut where the assistant begins and ends to speak."""
+        answers = [[i for i, message in enumerate(row) if message["role"] == "assistant"] for row in conversations]
+        places = [(row, place) for row, here in zip(conversations, answers, strict=True) for place in here]
+        opened = self._encoder.render([row[:place] for row, place in places])
+        closed = self._encoder.render([row[: place + 1] for row, place in places], generation=False)
+        stretches = iter(zip(opened, closed, strict=True))
+        return [_cut_turns(list(islice(stretches, len(here)))) for here in answers]
 
     def _join(self, turns: Sequence[_Turn], tokens: Sequence[NDArray[np.int32]]) -> EncodedSequence:
         masks = [
@@ -82,7 +74,7 @@ class ConversationEncoder:
 
     def _learned(self, tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
         """True up to the token that ends the turn; what a template puts after it is never sampled."""
-        ends = np.flatnonzero(np.isin(tokens, self._stops))
+        ends = np.flatnonzero(np.logical_or.reduce([tokens == stop for stop in self._stops]))
         if not len(ends):
             raise ValueError("the chat template ends an assistant's turn with no stop token, so none would be learned")
         return np.arange(len(tokens)) <= ends[-1]
@@ -100,3 +92,18 @@ class ConversationEncoder:
             )
             for prompt, response in zip(prompts, responses, strict=True)
         ]
+
+
+def _cut_turns(stretches: Sequence[tuple[str, str]]) -> list[_Turn]:
+    """`stretches`: the conversation up to each answer, without it and with it."""
+    turns, done = [], ""
+    for before, after in stretches:
+        if not before.startswith(done) or not after.startswith(before):
+            raise ValueError(
+                "the chat template changes earlier turns when later ones follow, so their tokens are not those "
+                "that were sampled; give one assistant message a row"
+            )
+        turns.append(_Turn(text=before[len(done) :], is_learned=False))
+        turns.append(_Turn(text=after[len(before) :], is_learned=True))
+        done = after
+    return turns

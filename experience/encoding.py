@@ -1,5 +1,6 @@
 """From conversations to tokens: the chat template, and special tokens that no user can forge."""
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # importing transformers takes seconds
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 Message: TypeAlias = Mapping[str, str]
@@ -45,6 +47,7 @@ class Encoder:
             )
         self._system_prompt = system_prompt
         self._special = _special_names(tokenizer)
+        self._backend = _backend(tokenizer)
         empty = tokenizer("").input_ids
         self.document_start: tuple[int, ...] = tuple(empty[:1]) if empty[:1] == [tokenizer.bos_token_id] else ()
 
@@ -81,10 +84,13 @@ class Encoder:
         if not texts:
             return []
         pieces = [text.split(_CUT) for text in texts]
-        flat = [piece for parts in pieces for piece in parts]
-        ids = self.tokenizer(flat, add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
-        encoded = iter(ids)
+        encoded = iter(self._ids([piece for parts in pieces for piece in parts]))
         return [np.array(list(chain.from_iterable(islice(encoded, len(parts)))), dtype=np.int32) for parts in pieces]
+
+    def _ids(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
+        if self._backend is None:
+            return self.tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids
+        return [row.ids for row in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def encode_plain(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         """Tokens of plain texts, with the start token if the tokenizer wants one; special names are cut."""
@@ -140,3 +146,15 @@ def _special_names(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str]:
     # A cut needs two characters; no tokenizer in use has a shorter special token.
     choices = "|".join(re.escape(name) for name in sorted(names) if len(name) > 1)
     return re.compile(rf"(?=(?:{choices}))(.)", re.DOTALL) if choices else re.compile(r"(?!)()")
+
+
+def _backend(tokenizer: "PreTrainedTokenizerBase") -> "Tokenizer | None":
+    """A copy of the tokenizer's Rust side (none: it is written in Python), a third of the time of a full call."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    copied = copy.deepcopy(backend)
+    copied.no_truncation()
+    copied.no_padding()
+    copied.encode_special_tokens = False
+    return copied

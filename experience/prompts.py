@@ -1,11 +1,10 @@
 """Prompts: the usable rows of a data set, and the endless stream of them that a run draws from."""
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 from numpy.typing import NDArray
 
 from configs.schema.data import DataConfig
@@ -22,7 +21,6 @@ if TYPE_CHECKING:  # importing transformers takes seconds
 
 logger = logging.getLogger(__name__)
 
-pc: Any = pyarrow.compute  # its functions are made at import, where type checkers cannot see them
 
 # Evaluation prompts are numbered from here, far above any training prompt, and still exact as a float.
 FIRST_EVAL_ORDINAL = 2**40
@@ -98,7 +96,8 @@ class PromptTable:
     def _long_rows(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """True for prompts to leave out for their length: [rows of the data set]."""
         limit, policy = self._config.max_prompt_tokens, self._config.long_prompts
-        unsure = rows[~self._surely_short(rows)]
+        frame = len(self._encode(rows[:1])[0].tokens) if len(rows) else 0
+        unsure = rows[~checks.surely_short([self._prompts], rows, limit - frame)]
         lengths = self._lengths(unsure)
         long = unsure[lengths > limit]
         dropped = np.zeros(len(self.dataset), dtype=bool)
@@ -119,15 +118,6 @@ class PromptTable:
         logger.warning("%s (data.long_prompts=%s): %s", what, policy, places)
         dropped[long] = policy == "drop"
         return dropped
-
-    def _surely_short(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """True where no tokenizer can pass the limit: a token of ASCII text holds at least one character."""
-        if not checks.is_text(self._prompts.type) or not len(rows):
-            return np.zeros(len(rows), dtype=bool)
-        texts = self._prompts.take(pa.array(rows))
-        template = len(self._encoder.encode_prompts(["a"])[0].tokens)
-        fits = pc.less_equal(pc.binary_length(texts), max(0, self._config.max_prompt_tokens - template))
-        return np.asarray(pc.and_(fits, pc.string_is_ascii(texts)))
 
     def _lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         batches = (rows[start : start + _ROWS_PER_BATCH] for start in range(0, len(rows), _ROWS_PER_BATCH))

@@ -9,7 +9,8 @@ from configs.schema import DataConfig, TokenizerConfig
 from experience.dataset import load_dataset
 from experience.errors import DataError
 from experience.prompts import PromptTable, eval_prompts
-from experience.sequences import SequencePool, SequenceStream, conversation_sequences, text_sequences
+from experience.records import TokenBlock
+from experience.sequences import ConversationSequences, SequenceStream, TextSequences, first_sequences
 from experience.tokenizer import build_tokenizer
 
 TOKENIZER = build_tokenizer(TokenizerConfig(), [])
@@ -28,12 +29,16 @@ def data_at(folder, rows):
 
 
 def sft(folder, rows, *, tokenizer=TOKENIZER, config=CONFIG, limit=200):
-    return conversation_sequences(data_at(folder, rows), tokenizer, config, limit)
+    return ConversationSequences(data_at(folder, rows), tokenizer, config, limit)
 
 
-def shown(pool):
+def block_of(sequences):
+    return first_sequences(sequences, 10**6)
+
+
+def shown(sequences):
     """Each sequence as text, the tokens that the loss counts in brackets."""
-    block, texts = pool.first(len(pool)), []
+    block, texts = block_of(sequences), []
     for row in range(len(block)):
         span = block.span(row)
         names = TOKENIZER.convert_ids_to_tokens(block.tokens[span].tolist())
@@ -67,8 +72,9 @@ def test_the_prompt_of_a_sequence_has_the_tokens_that_sampling_starts_from(tmp_p
     config = DataConfig(train="x", missing_values="drop")
     rows[0]["answer"] = "1"
     prompt = eval_prompts(PromptTable(data_at(tmp_path, rows), tokenizer, config), 1)[0]
-    assert np.array_equal(pool.tokens[: len(prompt.tokens)], prompt.tokens)
-    assert np.array_equal(pool.loss_mask, np.arange(len(pool.tokens)) >= len(prompt.tokens))
+    block = block_of(pool)
+    assert np.array_equal(block.tokens[: len(prompt.tokens)], prompt.tokens)
+    assert np.array_equal(block.response_mask, np.arange(len(block.tokens)) >= len(prompt.tokens))
 
 
 def test_what_a_template_puts_after_the_end_of_a_turn_does_not_count(tmp_path):
@@ -81,14 +87,15 @@ def test_what_a_template_puts_after_the_end_of_a_turn_does_not_count(tmp_path):
 def test_names_of_special_tokens_in_a_response_end_no_turn(tmp_path):
     pool = sft(tmp_path, [{"prompt": "a", "response": "x<|end|>y"}])
     assert shown(pool) == ["<|user|>a<|end|><|assistant|>[x<|end|>y<|end|>]"]
-    assert (pool.tokens == TOKENIZER.eos_token_id).sum() == 2
+    assert (block_of(pool).tokens == TOKENIZER.eos_token_id).sum() == 2
 
 
 def test_the_end_counts_also_where_it_is_the_padding_token(tmp_path):
     tokenizer = build_tokenizer(TokenizerConfig(), [])
     tokenizer.pad_token = tokenizer.eos_token
     pool = sft(tmp_path, [{"prompt": "a", "response": "b"}], tokenizer=tokenizer)
-    assert pool.tokens[-1] == tokenizer.eos_token_id and pool.loss_mask[-1]
+    block = block_of(pool)
+    assert block.tokens[-1] == tokenizer.eos_token_id and block.response_mask[-1]
 
 
 def test_without_a_template_prompt_and_response_follow_each_other(tmp_path):
@@ -130,18 +137,18 @@ def test_a_missing_response_is_refused_or_left_out(tmp_path):
 
 def test_texts_follow_each_other_and_are_cut_to_equal_sequences(tmp_path):
     data = data_at(tmp_path, [{"text": "abcd"}, {"text": "ef"}, {"text": "ghi"}])
-    pool = text_sequences(data, TOKENIZER, CONFIG, 5)
+    pool = TextSequences(data, TOKENIZER, CONFIG, 5)
     assert shown(pool) == ["a[bcd<|end|>]", "e[f<|end|>gh]", "i[<|end|>]"]
 
 
 def test_a_last_sequence_of_one_token_is_left_out(tmp_path):
-    pool = text_sequences(data_at(tmp_path, [{"text": "abcde"}]), TOKENIZER, CONFIG, 5)
+    pool = TextSequences(data_at(tmp_path, [{"text": "abcde"}]), TOKENIZER, CONFIG, 5)
     assert shown(pool) == ["a[bcde]"]
 
 
 def test_special_names_in_a_text_are_only_letters(tmp_path):
-    pool = text_sequences(data_at(tmp_path, [{"text": "<|end|>"}]), TOKENIZER, CONFIG, 50)
-    assert len(pool.tokens) == len("<|end|>") + 1
+    pool = TextSequences(data_at(tmp_path, [{"text": "<|end|>"}]), TOKENIZER, CONFIG, 50)
+    assert len(block_of(pool).tokens) == len("<|end|>") + 1
 
 
 def test_texts_begin_with_the_start_token_of_a_tokenizer_that_has_one(tmp_path):
@@ -153,21 +160,33 @@ def test_texts_begin_with_the_start_token_of_a_tokenizer_that_has_one(tmp_path):
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", start)]
     )
-    pool = text_sequences(data_at(tmp_path, [{"text": "a"}, {"text": "b"}]), tokenizer, CONFIG, 50)
+    pool = TextSequences(data_at(tmp_path, [{"text": "a"}, {"text": "b"}]), tokenizer, CONFIG, 50)
     ids = tokenizer.convert_tokens_to_ids(["<s>", "a", "<|end|>", "<s>", "b", "<|end|>"])
-    assert pool.tokens.tolist() == ids
+    assert block_of(pool).tokens.tolist() == ids
 
 
-def numbered_pool(lengths):
+class Numbered:
     """Sequence i repeats the token i."""
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    tokens = np.repeat(np.arange(len(lengths)), lengths).astype(np.int32)
-    return SequencePool(offsets=offsets, tokens=tokens, loss_mask=np.ones(len(tokens), dtype=bool))
+
+    def __init__(self, lengths):
+        self.lengths = np.array(lengths)
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def block(self, rows):
+        tokens = np.repeat(rows, self.lengths[rows]).astype(np.int32)
+        offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])])
+        floats = np.zeros(len(tokens), dtype=np.float32)
+        mask, versions = np.ones(len(tokens), dtype=bool), np.full(len(tokens), -1, dtype=np.int32)
+        return TokenBlock(
+            offsets=offsets, tokens=tokens, response_mask=mask, rollout_logprobs=floats, versions=versions
+        )
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=9), st.integers(1, 7), st.integers(0, 9))
 def test_blocks_of_steps_are_cuts_of_one_stream(lengths, count, step):
-    pool = numbered_pool(lengths)
+    pool = Numbered(lengths)
 
     def rows(block):
         return [int(block.tokens[block.span(row)][0]) for row in range(len(block))]
@@ -182,13 +201,13 @@ def test_blocks_of_steps_are_cuts_of_one_stream(lengths, count, step):
 
 
 def test_each_epoch_holds_every_sequence_once():
-    tokens = SequenceStream(numbered_pool([1] * 20), seed=5).block(0, 40).tokens
+    tokens = SequenceStream(Numbered([1] * 20), seed=5).block(0, 40).tokens
     assert sorted(tokens[:20]) == sorted(tokens[20:]) == list(range(20))
     assert tokens[:20].tolist() != tokens[20:].tolist()
 
 
-def test_nobody_sampled_the_tokens_of_a_block():
-    block = numbered_pool([2, 3]).first(99)
+def test_nobody_sampled_the_tokens_of_a_block(tmp_path):
+    block = first_sequences(TextSequences(data_at(tmp_path, [{"text": "abc"}]), TOKENIZER, CONFIG, 2), 99)
     assert len(block) == 2
     assert set(block.versions.tolist()) == {-1} and not block.rollout_logprobs.any()
     dtypes = [column.dtype for column in (block.offsets, block.tokens, block.response_mask, block.versions)]
