@@ -13,13 +13,30 @@ class Builtin:
     depends_on: tuple[str, ...] = ()
 
 
-_TEXTS = ("response", "answer")
+_TEXTS = ("prompt", "response", "answer")
+
+
+def _rule(target: str, summary: str) -> Builtin:
+    return Builtin(target=f"rewards.{target}", summary=summary, timeout_seconds=1.0, depends_on=_TEXTS)
+
 
 BUILTINS: dict[str, Builtin] = {
-    "math": Builtin(
-        target="rewards.math_answer:score_math",
-        summary="1 when the marked answer equals the gold answer as mathematics, else 0",
-        timeout_seconds=1.0,
-        depends_on=("prompt", *_TEXTS),
+    "math": _rule("math_answer:score_math", "1 when the marked answer equals the gold as mathematics"),
+    "gsm8k": _rule("gsm8k:score_gsm8k", "1 when the number after the last #### is the gold number"),
+    "choice": _rule("choice:score_choice", "1 when the marked answer names the gold letter and no other"),
+    "exact": _rule("exact:score_exact", "1 when the marked text is the gold text"),
+    "number": _rule("exact:score_number", "1 when the marked number is within a tolerance of the gold"),
+    "format": _rule("format_tags:score_format", "1 for one section a tag, in order (<think>, <answer>)"),
+    "regex": _rule("pattern:score_regex", "1 when the response holds a pattern"),
+    "json_schema": _rule("pattern:score_json_schema", "1 when the response is JSON that conforms to a schema"),
+    "language": _rule("language:score_language", "the share of letters in the wanted script"),
+    "blocklist": _rule("blocklist:score_blocklist", "1 when none of the listed words is in the response"),
+    "repetition": _rule("repetition:score_repetition", "minus the share of word sequences said before"),
+    "length": Builtin(target="rewards.length:score_length", summary="0 within bounds in tokens, down to -1 outside"),
+    "overlong": Builtin(target="rewards.length:score_overlong", summary="soft punishment near the length limit (DAPO)"),
+    "code": Builtin(
+        target="rewards.code:score_code",
+        summary="the share of tests that the response's program passes, in a bubblewrap sandbox",
+        timeout_seconds=60.0,
     ),
 }

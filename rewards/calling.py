@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rewards.coercion import as_score, as_scores
-from rewards.contract import RewardError, RewardInput, Score, Status
+from rewards.contract import UNFIT, RewardError, RewardInput, Score, Status
 from rewards.loading import Rule, describe
 
 logger = logging.getLogger(__name__)
@@ -38,5 +38,5 @@ def _failure(rule: Rule, error: Exception) -> Score:
         return Score(value=None, status=Status.MEMORY, detail=f"{rule.where} ran out of memory")
     logger.warning("%s raised", rule.where, exc_info=error)
     if isinstance(error, RewardError):
-        return Score(value=None, status=Status.ERROR, detail=str(error))
+        return Score(value=None, status=Status.ERROR, detail=f"{UNFIT}{error}")
     return Score(value=None, status=Status.ERROR, detail=describe(error, rule.file))

@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rewards.contract import RewardError, Score, Status
+from rewards.contract import UNFIT, RewardError, Score, Status
 
+_LARGEST = 1e300  # beyond it an int may not fit a float
 _EXPECTED = "expected a number, None (abstain) or a Score"
 
 
@@ -17,7 +18,7 @@ def as_score(result: Any, function: str) -> Score:
         return Score(value=None, status=Status.ABSTAIN)
     value = _number(result, function)
     if not math.isfinite(value):
-        return Score(value=None, status=Status.ERROR, detail=f"{function} returned {value}")
+        return Score(value=None, status=Status.ERROR, detail=f"{UNFIT}{function} returned {value}")
     return Score(value=value)
 
 
@@ -41,14 +42,16 @@ def _checked(score: Score, function: str) -> Score:
     broken = [name for name, number in {"value": value, **parts}.items() if not math.isfinite(number)]
     if broken:
         return Score(
-            value=None, status=Status.ERROR, detail=f"{function} returned a Score whose {broken[0]} is not finite"
+            value=None,
+            status=Status.ERROR,
+            detail=f"{UNFIT}{function} returned a Score whose {broken[0]} is not finite",
         )
     return Score(value=value, status=Status(score.status), detail=str(score.detail), parts=parts)
 
 
 def _number(value: Any, function: str) -> float:
     if isinstance(value, int | float):  # bool included: True is 1
-        return float(value)
+        return float(value) if abs(value) < _LARGEST else math.inf
     if getattr(value, "ndim", None) == 0 or getattr(value, "size", None) == 1 or _is_single_tensor(value):
         item = value.item()
         if isinstance(item, int | float):

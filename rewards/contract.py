@@ -53,5 +53,8 @@ class Score:
     parts: Mapping[str, float] = field(default_factory=dict)
 
 
+UNFIT = "breaks the contract: "  # how the detail begins of a score that a reward function is at fault for
+
+
 class RewardError(ValueError):
     """A reward that cannot be used as it stands: one line that says which, where and how to mend it."""

@@ -5,6 +5,7 @@ hide their failure as "unequal"): this module belongs into a process that its pa
 """
 
 import functools
+import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,47 +13,60 @@ from typing import Any
 
 from math_verify import LatexExtractionConfig, parse, verify
 
-from rewards.numbers import read_number
+from rewards.numbers import decimal_places, read_decimal_comma, read_number
+from rewards.raw_text import ending, last_number
 
 _SAME = (
     ("\\left", ""), ("\\right", ""), ("\\!", ""), ("\\,", ""), ("\\;", ""), ("\\$", ""), ("$", ""),
     ("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"), ("\\cfrac", "\\frac"), ("{,}", ","), ("−", "-"),
 )  # fmt: skip
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mbox|textnormal|mathbf)\{([^{}]*)\}")
-_SURELY_DIFFERENT = Fraction(1, 1000)
+_PERCENT = re.compile(r"%|\b(?:percent|percentage|pct)\b")
+_SPLIT = re.compile(r"\s*[,;]\s*")
+_SIMPLE_FRACTION = re.compile(r"-?(?:\\frac\{(-?\d+)\}\{(-?\d+)\}|(\d+)/(\d+))")
+_LONGEST_FORMULA = 400
+_MOST_DECIMALS = 6  # beyond these Math-Verify rounds anyway
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policies:
     """Where careful people disagree about equality."""
 
+    is_percent_optional: bool = True  # 100% equals 100
     is_list_order_free: bool = True  # "1, 2" equals "2, 1"
-    min_rounded_decimals: int = 4  # 2.6667 equals 8/3: a decimal with so many places may be rounded
+    must_be_reduced: bool = False  # 2/4 is no answer where 1/2 is asked for
+    is_decimal_a_fraction: bool = True  # 0.5 equals 1/2
+    min_rounded_decimals: int = 4  # 2.6667 equals 8/3: so many places may be rounded
+
+
+def warm_up() -> None:
+    """Read one formula, which makes the parser build its tables: a third of a second, better paid once."""
+    parsed("\\frac{1}{2}", is_whole=True)
 
 
 class UnreadableGold(Exception):
     """The gold answer is nothing that can be compared with."""
 
 
-def are_equal(answer: str, gold: str, policies: Policies) -> bool:
-    """Whether `answer` is what `gold` is; the cheapest way that decides is used. UnreadableGold when gold is none."""
-    plain_answer, plain_gold = normalised(answer), normalised(gold)
-    if not plain_gold:
-        raise UnreadableGold(f"the gold answer {gold!r} is empty")
-    if plain_answer == plain_gold:
+def are_equal(answer: str, gold: str, policies: Policies, is_whole: bool = True) -> bool:
+    """Whether `answer` is what `gold` is, by the cheapest way that decides. UnreadableGold when gold is nothing.
+
+    `is_whole`: the answer is a formula or number; False: a text that ends on one.
+    """
+    left, right = normalised(answer), normalised(gold)
+    if not right:
+        raise UnreadableGold("the gold answer is empty")
+    if left == right:
         return True
-    left, right = read_number(plain_answer), read_number(plain_gold)
-    if left is not None and right is not None:
-        if left == right:
-            return True
-        if left.denominator == right.denominator == 1 or abs(left - right) > _SURELY_DIFFERENT:
-            return False
-    return _verified(answer, gold, policies)
+    if is_whole and _is_against(policies, left, right):
+        return False
+    decided = _numbers_equal(left, right, policies.min_rounded_decimals)
+    return _verified(answer, gold, policies, is_whole) if decided is None else decided
 
 
 @functools.lru_cache(maxsize=8192)
 def normalised(text: str) -> str:
-    """`text` without what carries no meaning: spaces, dollar signs, sizes of brackets, a full stop, units of text."""
+    """`text` without what carries no meaning: spaces, dollar signs, sizes of brackets, a full stop, marks of text."""
     text = text.strip()
     if "\\" in text or "$" in text or "−" in text or "{" in text:
         for old, new in _SAME:
@@ -61,15 +75,75 @@ def normalised(text: str) -> str:
     return " ".join(text.split()).removesuffix(".").strip()
 
 
-def _verified(answer: str, gold: str, policies: Policies) -> bool:
-    golds = parsed(gold)
+def _numbers_equal(answer: str, gold: str, min_rounded_decimals: int) -> bool | None:
+    """The verdict on two numbers; None when one of them is none, or a comma may be a decimal point or a separator."""
+    left, right = read_number(answer), read_number(gold)
+    if left is not None and right is not None:
+        places = decimal_places(answer) or decimal_places(gold)
+        is_rounded = places >= min_rounded_decimals and abs(left - right) <= Fraction(1, 2 * 10**places)
+        return left == right or is_rounded
+    left = left if left is not None else read_decimal_comma(answer)
+    right = right if right is not None else read_decimal_comma(gold)
+    return True if left is not None and left == right else None
+
+
+def _is_against(policies: Policies, answer: str, gold: str) -> bool:
+    """A policy that is stricter than the default rules the answer out."""
+    if not policies.is_percent_optional and bool(_PERCENT.search(answer)) != bool(_PERCENT.search(gold)):
+        return True
+    if policies.must_be_reduced and _is_reducible(answer):
+        return True
+    is_one_a_decimal = ("." in answer) != ("." in gold)
+    is_one_a_fraction = _SIMPLE_FRACTION.fullmatch(answer) or _SIMPLE_FRACTION.fullmatch(gold)
+    if not policies.is_decimal_a_fraction and is_one_a_decimal and is_one_a_fraction:
+        return True
+    return not policies.is_list_order_free and not _are_equal_in_order(policies, answer, gold)
+
+
+def _is_reducible(answer: str) -> bool:
+    fraction = _SIMPLE_FRACTION.fullmatch(answer)
+    return fraction is not None and math.gcd(*(int(part) for part in fraction.groups() if part is not None)) != 1
+
+
+def _are_equal_in_order(policies: Policies, answer: str, gold: str) -> bool:
+    """Bare lists are equal element by element; what is no list is not judged here."""
+    left, right = _SPLIT.split(answer), _SPLIT.split(gold)
+    if len(left) == 1 or len(right) == 1:
+        return True
+    return len(left) == len(right) and all(map(are_equal, left, right, [policies] * len(left)))
+
+
+def _verified(answer: str, gold: str, policies: Policies, is_whole: bool) -> bool:
+    golds = parsed(gold, is_whole=False)
     if not golds:
-        raise UnreadableGold(f"the gold answer {gold!r} does not parse")
-    return bool(verify(golds, parsed(answer), timeout_seconds=0))
+        raise UnreadableGold(f"the gold answer {gold[-80:]!r} does not parse")
+    answers = parsed(answer, is_whole)
+    if verify(golds, answers, timeout_seconds=0):
+        return True
+    places = decimal_places(answer)
+    if policies.min_rounded_decimals <= places < _MOST_DECIMALS:
+        return bool(verify(golds, answers, float_rounding=places, timeout_seconds=0))
+    return False
 
 
 @functools.lru_cache(maxsize=8192)
-def parsed(text: str) -> list[Any]:
-    """What Math-Verify makes of `text`; empty when it makes nothing of it. LaTeX only: its other reader evaluates."""
-    boxed = text if "\\boxed" in text else f"\\boxed{{{text}}}"
+def parsed(text: str, is_whole: bool) -> list[Any]:
+    """What Math-Verify makes of `text`; empty when it makes nothing of it.
+
+    Only its reader of LaTeX is used: the one for plain expressions evaluates what it finds.
+    """
+    found = None if is_whole else ending(text)
+    if found is None:
+        return _parsed_formula(text) if len(text) <= _LONGEST_FORMULA else []
+    if found.has_markup:
+        read = parse(text, [LatexExtractionConfig()], parsing_timeout=0)
+    else:
+        read = _parsed_formula(found.latex)
+    if all(isinstance(part, str) for part in read) and (number := last_number(text)):
+        return _parsed_formula(number)
+    return read
+
+
+def _parsed_formula(latex: str) -> list[Any]:
+    boxed = latex if "\\boxed" in latex else f"$\\boxed{{{latex}}}$"
     return parse(boxed, [LatexExtractionConfig(boxed_match_priority=0)], parsing_timeout=0)

@@ -30,8 +30,10 @@ def main(control_fd: int, modules: list[str]) -> None:
     """Fork a worker for each SPAWN (its socket comes along), end one for each END, until the pool hangs up."""
     parent = os.getppid()
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # so that what a reward forks and abandons comes to us
-    for module in modules:
-        importlib.import_module(module)
+    for name in modules:
+        module = importlib.import_module(name)
+        if hasattr(module, "warm_up"):
+            module.warm_up()
     control = socket.socket(fileno=control_fd)
     workers: set[int] = set()
     control.sendall(b"R")

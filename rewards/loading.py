@@ -58,7 +58,7 @@ def load(use: str, args: Mapping[str, Any], folder: Path = Path()) -> Rule:
         module, where = importlib.import_module(module_name), use
     else:
         name = use.rpartition(":")[2]
-        module, where = _execute(file), f"{file.name}:{name}"
+        module, where = _execute(file), name
     function = getattr(module, name, None)
     if not callable(function):
         defined = sorted(key for key, value in vars(module).items() if inspect.isfunction(value))
@@ -71,13 +71,13 @@ def load(use: str, args: Mapping[str, Any], folder: Path = Path()) -> Rule:
 def _rule(function: Callable[..., Any], args: Mapping[str, Any], where: str, file: str) -> Rule:
     code = getattr(function, "__code__", None)
     line = f"{file}:{code.co_firstlineno}" if code else file
+    where = where if where in BUILTINS else f"{line}: {where}()"
     signature = inspect.signature(function)
     try:
         signature.bind(object(), **args)
     except TypeError as error:
         raise RewardError(
-            f"{line}: {where.rpartition(':')[2]}{signature} cannot be called with a sample and "
-            f"args {dict(args)}: {error}"
+            f"{line}: {function.__name__}{signature} cannot be called with a sample and args {dict(args)}: {error}"
         ) from error
     first = next(iter(signature.parameters))
     return Rule(

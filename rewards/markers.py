@@ -13,7 +13,9 @@ _LONGEST_ANSWER = 400
 _CLOSE = 80  # characters between two boxes that are taken for one answer
 _LONG_DIGITS = re.compile(r"[0-9]{61}")
 _DEEPEST = 40
-_BETWEEN_BOXES = re.compile(r"(?:[\s,;.$&]|\\\\|\\q?quad|\\text\{ ?(?:and|or) ?\}|\b(?:and|or)\b|\\[()\[\]])*")
+_BETWEEN_BOXES = re.compile(
+    r"(?:[\s,;.$&]|\\\\|\\q?quad|\\text\{[^{}]*\}|\b(?:and|or)\b|\\[()\[\]]|[A-Za-z](?:_\{?[A-Za-z0-9]+\}?)? *=)*"
+)
 _ANSWER_IS = re.compile(r"(?:answer\s*(?:is|:|=)|answer\s+is\s*:)", re.IGNORECASE)
 
 
@@ -22,6 +24,7 @@ class Marked:
     """What a marker yields: candidate answers (several boxes side by side are several), or why there is none."""
 
     answers: tuple[str, ...] = ()
+    is_text: bool = False  # the answer is somewhere in it
     refusal: str = ""
 
 
@@ -40,6 +43,8 @@ def final_text(response: str, prompt: str = "") -> str | None:
 def find_answer(text: str, marker: str) -> Marked:
     """The answer that `marker` marks in the final text; no answers when the marker is not there."""
     marked = MARKERS[marker](text)
+    if marked.is_text:
+        return marked
     for answer in marked.answers:
         if reason := _unfit(answer):
             return Marked(refusal=reason)
@@ -55,7 +60,7 @@ def _unfit(answer: str) -> str:
     if answer.isascii() and answer.isprintable():
         return "nested too deep" if _depth(answer) > _DEEPEST else ""
     for character in answer:
-        if character in "\n\t\r":
+        if character in "\n\t\r\f\v":
             continue
         category = unicodedata.category(character)
         if category in ("Cc", "Cf", "Co", "Cs"):
@@ -77,7 +82,7 @@ def _depth(answer: str) -> int:
 
 
 def _boxed(text: str) -> Marked:
-    boxes = boxes_in(text)
+    boxes = [box for box in boxes_in(text) if box[2].strip()]
     if not boxes:
         return Marked()
     chain = [boxes[-1]]
@@ -153,8 +158,11 @@ def _after_answer_is(text: str) -> Marked:
 
 def _raw(text: str) -> Marked:
     if "\\boxed" in text:
-        return _boxed(text)
-    return Marked(answers=(text.strip(),)) if text.strip() else Marked()
+        boxed = _boxed(text)
+        if not _ANSWER_IS.search(text, text.rfind("\\boxed")):
+            return boxed
+    stripped = text.strip()
+    return Marked(answers=(stripped,), is_text=True) if stripped else Marked()
 
 
 MARKERS: dict[str, Callable[[str], Marked]] = {

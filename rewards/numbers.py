@@ -4,37 +4,50 @@ import re
 from fractions import Fraction
 
 _LONGEST = 200
-_NUMBER = re.compile(r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+")
-_FRACTION = re.compile(r"\\[dtc]?frac\{(-?[0-9]+)\}\{(-?[0-9]+)\}")
-_TOKEN = re.compile(r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+|[-+*/()]")
+_THOUSANDS = r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])"
+_NUMBER = re.compile(rf"(?:{_THOUSANDS}|[1-9][0-9]{{0,2}}(?: [0-9]{{3}})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+")
+_DECIMAL_COMMA = re.compile(r"[-+]?[0-9]+,[0-9]+")
+_FRACTION = re.compile(r"\\frac\{(-?[0-9]+)\}\{(-?[0-9]+)\}")
+_TOKEN = re.compile(rf"(?:{_THOUSANDS}|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+|[-+*/()]")
+_AROUND_OPERATORS = re.compile(r" *([-+*/()]) *")
+_DEEPEST = 20
 
 
 def read_number(text: str) -> Fraction | None:
     r"""The exact value of `42`, `-1,234.5`, `3/4`, `\frac{3}{4}` or `(40 + 4) / 2 - 3`; None for anything else."""
+    text = text.strip()
     if len(text) > _LONGEST or not text.isascii():
         return None
-    text = text.strip()
-    sign = text[:1] if text[:1] in ("-", "+") else ""
-    if _NUMBER.fullmatch(text, len(sign)):
-        return Fraction(text.replace(",", "").removesuffix("."))
-    if match := _FRACTION.fullmatch(text, len(sign)):
-        numerator, denominator = int(match[1]), int(match[2])
-        if denominator == 0:
-            return None
-        return Fraction(-numerator if sign == "-" else numerator, denominator)
-    return _Sum(text).value()
+    start = 1 if text[:1] in ("-", "+") else 0
+    sign = -1 if text[:1] == "-" else 1
+    if _NUMBER.fullmatch(text, start):
+        return sign * Fraction(text[start:].replace(",", "").replace(" ", "").removesuffix("."))
+    if match := _FRACTION.fullmatch(text, start):
+        return Fraction(sign * int(match[1]), int(match[2])) if int(match[2]) else None
+    return _Reader(text).value()
 
 
-class _Sum:
+def read_decimal_comma(text: str) -> Fraction | None:
+    """The value of `2,74` where a comma is the decimal point; None for anything else."""
+    return Fraction(text.replace(",", ".")) if len(text) <= _LONGEST and _DECIMAL_COMMA.fullmatch(text) else None
+
+
+def decimal_places(text: str) -> int:
+    """The digits after the last decimal point."""
+    return max((len(digits) for digits in re.findall(r"\.([0-9]+)", text)), default=0)
+
+
+class _Reader:
     """A recursive-descent reader of `+ - * / ( )`: no powers, so that a value is no longer than its text."""
 
     def __init__(self, text: str) -> None:
-        compact = re.sub(r"(?<![0-9]) +| +(?![0-9])", "", text)  # "1 000" stays, and is no number here
+        compact = _AROUND_OPERATORS.sub(r"\1", text)
         self._tokens = _TOKEN.findall(compact)
         self._is_whole = sum(map(len, self._tokens)) == len(compact)
         self._at = 0
 
     def value(self) -> Fraction | None:
+        """The value of the whole text."""
         if not self._is_whole or not self._tokens:
             return None
         try:
@@ -64,7 +77,7 @@ class _Sum:
         return value
 
     def _factor(self, depth: int) -> Fraction:
-        if depth > 20:
+        if depth > _DEEPEST:
             raise ValueError("nested too deep")
         token = self._take()
         if token in ("-", "+"):
@@ -75,4 +88,4 @@ class _Sum:
             if self._take() != ")":
                 raise ValueError("a bracket is not closed")
             return value
-        return Fraction(token.replace(",", ""))
+        return Fraction(token.replace(",", ""))  # ValueError for an operator or the end

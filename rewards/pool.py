@@ -12,7 +12,7 @@ from configs.schema.rewards import RewardPoolConfig, RewardSpec, check_rewards
 from rewards.builtin import BUILTINS
 from rewards.cache import VerdictCache
 from rewards.composition import compose
-from rewards.contract import RewardError, RewardInput, Score
+from rewards.contract import UNFIT, RewardError, RewardInput, Score
 from rewards.lane import Job, Lane
 from rewards.loading import find
 from rewards.processes import Keeper, Worker
@@ -156,7 +156,7 @@ class RewardPool:
                 if not score.status.is_failure:
                     continue
                 message = f"rewards: {spec.label}: a trial call on {item.id or 'a row'} failed: {score.detail}"
-                if is_real or "returned" in score.detail:
+                if is_real or score.detail.startswith(UNFIT):
                     raise RewardError(message)
                 logger.warning("%s (the sample is made up, with no columns)", message)
 

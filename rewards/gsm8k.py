@@ -1,0 +1,30 @@
+"""The reward of the GSM8K data set: the number after the last `####`."""
+
+import re
+
+from rewards.contract import RewardInput, Score, Status
+from rewards.markers import final_text, find_answer
+from rewards.numbers import read_number
+
+_UNITS = re.compile(r"^[$€£]\s*|\s*(?:%|\\%|[A-Za-z]+)?\.?$")
+
+
+def score_gsm8k(item: RewardInput) -> Score:
+    """1 when the number after the last `####` equals the gold answer's, exactly; else 0.
+
+    A currency sign before it and one word after it are no part of the number.
+    """
+    gold = read_number(_bare((item.answer or "").rpartition("####")[2]))
+    if gold is None:
+        return Score(value=None, status=Status.ERROR, detail=f"the gold answer {item.answer!r} holds no number")
+    text = final_text(item.response, item.prompt)
+    found = find_answer(text, "hashes") if text is not None else None
+    if found is None or not (found.answers or found.refusal):
+        return Score(value=0.0, status=Status.NO_ANSWER, detail="no `#### number` after the thinking")
+    if found.refusal:
+        return Score(value=0.0, status=Status.REFUSED, detail=found.refusal)
+    return Score(value=float(read_number(_bare(found.answers[0])) == gold), detail=found.answers[0])
+
+
+def _bare(text: str) -> str:
+    return _UNITS.sub("", text.strip())
