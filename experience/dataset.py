@@ -20,7 +20,7 @@ _READERS: dict[str, Callable[[Path], pa.Table]] = {
     ".jsonl": read_jsonl,
     ".ndjson": read_jsonl,
 }
-_HUB = re.compile(r"hub:(?P<name>[^:]+?)(?::(?P<split>[^:]+))?")
+_HUB = re.compile(r"hub:(?P<name>[^:]+)(?::(?P<split>.+))?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,4 +121,4 @@ def _load_hub(source: str) -> Dataset:
         raise DataError(f"{source}: cannot be loaded from the hub (is there a network?): {reason}") from error
     if len(loaded) == 0:
         raise DataError(f"{source}: holds no row")
-    return Dataset(source=source, table=loaded.data.table, shards=((source, 0),))
+    return Dataset(source=source, table=loaded.with_format("arrow")[:], shards=((source, 0),))
