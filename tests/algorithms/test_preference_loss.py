@@ -126,6 +126,12 @@ def test_calibration_error_by_hand():
     assert calibration_error(sums) == pytest.approx((abs(2 * 0.9001 - 1) + abs(0.6001 - 1)) / 3, abs=1e-6)
 
 
+def test_the_surest_pairs_have_a_bin_of_their_own():
+    # Predicted at 0.92 (won), 0.97 (lost) and 1 (won): the last two share a bin.
+    differences = torch.cat([torch.tensor([0.92, 0.03]).logit(), torch.tensor([100.0])])
+    assert calibration_error(calibration_sums(differences)) == pytest.approx((0.08 + 0.97) / 3, abs=1e-6)
+
+
 def test_calibration_sums_add_up_over_cuts():
     differences = torch.randn(50, generator=torch.Generator().manual_seed(2))
     torch.testing.assert_close(

@@ -154,6 +154,11 @@ def test_equal_values_are_whitened_to_zero(value, count):
     assert not whiten(values, mask, moments(values, mask)).any()
 
 
+def test_rounding_noise_of_equal_values_is_not_blown_up():
+    values, mask = torch.tensor([1000.0, 1000.0001, 1000.0]), torch.ones(3, dtype=torch.bool)
+    assert not whiten(values, mask, moments(values, mask)).any()
+
+
 def test_moments_of_nothing_are_harmless():
     values, mask = torch.tensor([NAN]), torch.tensor([False])
     mean, variance = mean_and_variance(moments(values, mask))
