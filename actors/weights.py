@@ -69,11 +69,12 @@ async def fetch(weights: Weights) -> list[list[Bytes]]:
     """Every bucket's bytes, read in place from this node's store. ValueError where they are not the bytes
     that were published."""
     contents: list[list[Bytes]] = list(await asyncio.gather(*(bucket.handle for bucket in weights.handle)))
-    await asyncio.to_thread(_prove, weights, contents)
+    await asyncio.to_thread(prove, weights, contents)
     return contents
 
 
-def _prove(weights: Weights, contents: Sequence[Sequence[Bytes]]) -> None:
+def prove(weights: Weights, contents: Sequence[Sequence[Bytes]]) -> None:
+    """ValueError unless the bytes are those that were published."""
     for index, (bucket, arrays) in enumerate(zip(weights.handle, contents, strict=True)):
         found = digest(arrays)
         if found != bucket.checksum:
