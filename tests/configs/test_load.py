@@ -94,6 +94,7 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
         ("optimizer.learning_rate=.nan", "optimizer.learning_rate=nan: want a number > 0 and <= 1 (command line)"),
         ("optimizer.weight_decay=.nan", "optimizer.weight_decay=nan: want a number >= 0 (command line)"),
         ("optimizer.weight_decay=.inf", "optimizer.weight_decay=inf: want a number >= 0 (command line)"),
+        ("seed.x=3", "seed={...}: want an integer >= 0 and < 4294967296 (command line)"),
         ("seed=true", "seed=true: want an integer >= 0 and < 4294967296 (command line)"),
         ("optimizer.weight_decay=false", "optimizer.weight_decay=false: want a number >= 0 (command line)"),
         ("seed=1.5", "seed=1.5: want an integer >= 0 and < 4294967296 (command line)"),
@@ -138,6 +139,12 @@ def test_a_run_name_is_a_plain_folder_name(recipe: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["a", "qwen3-0.6b_try.2", "x" * 64, "1st"])
 def test_plain_folder_names_are_run_names(recipe: Path, name: str) -> None:
     assert load_run(recipe, [f"name={name}"]).name == name
+
+
+def test_a_section_set_by_an_override_no_longer_stands_in_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, RECIPE + "optimizer:\n  beta1: 0.5\n")
+    (problem,) = problems_of(path, "optimizer={beta1: 2}")
+    assert problem == "optimizer.beta1=2: want a number >= 0 and < 1 (command line)"
 
 
 def test_missing_keys_come_with_an_example(tmp_path: Path) -> None:
