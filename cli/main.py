@@ -10,13 +10,14 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from cli.config import config
-from cli.reward import app as reward_app
+from cli.demo import demo
+from cli.evaluate import evaluate
 
 STOPPED_RESUMABLE = 75
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-app.command()(config)
-app.add_typer(reward_app, name="reward")
+for command in (config, demo, evaluate):
+    app.command()(command)
 
 errors = Console(stderr=True)
 

@@ -13,7 +13,7 @@ from trainers import checkpoint
 
 
 def launch(run: Run, *, resume: bool = False) -> Outcome:
-    """Run a stage to its end, or until it is told to stop. ValueError, in one line, for anything wrong in the recipe."""
+    """Run a stage to its end, or until it is told to stop. ValueError, in one line, for what is wrong in the recipe."""
     run = absolute(run)
     folder = RunFolder(run)
     with folder.opened(run, resume=resume):

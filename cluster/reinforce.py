@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,24 +17,22 @@ from algorithms.algorithm import Algorithm
 from algorithms.table import resolve
 from cluster.folder import RunFolder
 from cluster.inputs import prompt_tables, sequence_limit, trained_tokenizer
+from cluster.meters import open_meter
 from cluster.outcome import Outcome
 from cluster.rl_observer import HeldOut, RlObserver
 from cluster.session import ray_session
 from cluster.signals import stop_on_signal
 from configs.digest import config_digest
-from configs.redaction import redact
 from configs.schema import RlRun
 from experience.prompts import PromptStream, eval_prompts
 from experience.records import Prompt, Sampling
 from experience.tokenizer import stop_token_ids
-from metrics.meter import Meter
-from metrics.sinks import SinkOptions, open_sinks
+from rewards.contract import RewardInput
 from rewards.pool import RewardPool
-from trainers import checkpoint
-from trainers.checkpoint_files import check_model
 from trainers.credit import BatchShape, CreditAssigner
 from trainers.learner import LearnerSpec
 from trainers.loop import Loop, Roles, Schedule
+from trainers.model_files import check_model
 from trainers.policy import PolicyObjective
 from trainers.saving import Saver
 
@@ -80,25 +78,25 @@ def read_inputs(run: RlRun, folder: RunFolder) -> Inputs:
 async def reinforce(run: RlRun, folder: RunFolder, resume_from: Path | None) -> Outcome:
     """Train to the last step, or until a signal."""
     inputs = read_inputs(run, folder)
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
         pool = RewardPool(run.rewards, run.reward_pool)
         stack.callback(pool.close)
-        pool.start()
+        pool.start(reward_examples(inputs.prompts.at(0, 2)))
         stack.enter_context(ray_session(run.cluster, num_cpus=_num_cpus(run)))
-        learner, fleet = await _start_engines(run, inputs)
+        use_gpu = ray.cluster_resources().get("GPU", 0) > 0
+        fleet = RolloutFleet(_rollout_spec(run, inputs, use_gpu))
+        stack.push_async_callback(fleet.close)
+        learner, _ = await asyncio.gather(TrainerGroup.start(_learner_spec(run, inputs, use_gpu)), fleet.start())
         stack.callback(learner.close)
-        stack.callback(fleet.close)
         state = await learner.load(resume_from) if resume_from else {}
         roles = Roles(prompts=inputs.prompts, rollouts=fleet, rewards=pool, learner=learner)
         return await _train(run, inputs, folder, roles, state)
 
 
-async def _start_engines(run: RlRun, inputs: Inputs) -> tuple[TrainerGroup, RolloutFleet]:
-    """Trainer ranks and rollout workers load side by side."""
-    use_gpu = ray.cluster_resources().get("GPU", 0) > 0
+def _learner_spec(run: RlRun, inputs: Inputs, use_gpu: bool) -> LearnerSpec:
     assert run.model.path is not None
-    updates_per_step = run.algorithm.mini_batches * run.algorithm.epochs
-    learner = LearnerSpec(
+    sampling = run.rollout.sampling
+    return LearnerSpec(
         model=run.model,
         tokenizer_path=run.model.path,
         seed=run.seed,
@@ -106,14 +104,18 @@ async def _start_engines(run: RlRun, inputs: Inputs) -> tuple[TrainerGroup, Roll
         trainer=run.trainer,
         objective=PolicyObjective(
             algorithm=inputs.algorithm,
-            temperature=run.rollout.sampling.temperature,
-            max_response_tokens=run.rollout.sampling.max_response_tokens,
+            temperature=sampling.temperature,
+            max_response_tokens=sampling.max_response_tokens,
         ),
-        total_updates=run.num_steps * updates_per_step,
+        total_updates=run.num_steps * run.algorithm.mini_batches * run.algorithm.epochs,
         config_digest=config_digest(run),
         use_gpu=use_gpu,
     )
-    rollouts = RolloutSpec(
+
+
+def _rollout_spec(run: RlRun, inputs: Inputs, use_gpu: bool) -> RolloutSpec:
+    assert run.model.path is not None
+    return RolloutSpec(
         model_path=run.model.path,
         config=run.rollout,
         max_model_len=inputs.max_sequence_tokens,
@@ -121,26 +123,11 @@ async def _start_engines(run: RlRun, inputs: Inputs) -> tuple[TrainerGroup, Roll
         use_gpu=use_gpu,
         trust_remote_code=run.model.trust_remote_code,
     )
-    return await asyncio.gather(TrainerGroup.start(learner), RolloutFleet.start(rollouts))
 
 
-async def _train(
-    run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, state: Mapping[str, Any]
-) -> Outcome:
+async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, state: Mapping[str, Any]) -> Outcome:
     first_step = state.get("step", 0)
-    meter = Meter(
-        open_sinks(
-            SinkOptions(
-                folder=folder.path,
-                run_name=run.name,
-                first_step=first_step,
-                num_steps=run.num_steps,
-                tensorboard=run.logging.tensorboard,
-                wandb_project=run.logging.wandb_project,
-                config=redact(run.model_dump()),
-            )
-        )
-    )
+    meter = open_meter(run, folder, first_step)
     assigner = CreditAssigner(inputs.algorithm, _batch_shape(run))
     schedule = Schedule(
         first_step=first_step,
@@ -160,9 +147,7 @@ async def _train(
     )
     if state:
         assigner.restore(state["assigner"])
-    observer = RlObserver(
-        run, roles=roles, meter=meter, folder=folder, held_out=_held_out(run, inputs), saver=saver
-    )
+    observer = RlObserver(run, roles=roles, meter=meter, folder=folder, held_out=_held_out(run, inputs), saver=saver)
     try:
         with stop_on_signal(loop.stop):
             await loop.run(observer, unfinished=state.get("begun", ()))
@@ -183,6 +168,22 @@ async def _train(
         first=evaluations[0],
         last=evaluations[-1],
     )
+
+
+def reward_examples(prompts: Sequence[Prompt]) -> list[RewardInput]:
+    """Real rows with a made-up response, on which every reward is tried before anything heavy starts."""
+    return [
+        RewardInput(
+            prompt=prompt.text,
+            response=f"It is {prompt.answer}.",
+            answer=prompt.answer,
+            messages=prompt.messages,
+            columns=prompt.columns,
+            num_prompt_tokens=len(prompt.tokens),
+            num_response_tokens=1,
+        )
+        for prompt in prompts
+    ]
 
 
 def _held_out(run: RlRun, inputs: Inputs) -> HeldOut:

@@ -2,17 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cluster.folder import RunFolder
 from configs.schema import RlRun
-from experience.records import Prompt, Sampling
+from experience.records import BlockHandle, Prompt, Sampling
 from experience.store import write_trajectories
 from metrics.meter import Meter
 from trainers.credit import Credit
-from trainers.evaluation import evaluate
+from trainers.evaluation import answer, held_out_metrics
 from trainers.loop import Observer, Roles
 from trainers.saving import Saver
 
@@ -68,17 +67,24 @@ class RlObserver(Observer):
         if not self._held_out.prompts:
             return
         with self._meter.phase("evaluate"):
-            self.evaluations[step] = await evaluate(
+            answers = await answer(
                 self._roles.rollouts, self._roles.rewards, self._held_out.prompts, self._held_out.sampling
             )
+        self.evaluations[step] = held_out_metrics(answers)
 
     async def _store(self, step: int, credit: Credit, before: asyncio.Task[None] | None) -> None:
         """One file after the other: a slow disk holds back the samples, not the training."""
         if before is not None:
             await before
-        blocks = [await self._roles.rollouts.block(handle) for handle in credit.batch.blocks]
+        handles = [sample.trajectory.block for group in credit.groups for sample in group.samples]
+        found = {id(handle): await self._roles.rollouts.block(handle) for handle in _distinct(handles)}
+        blocks = [found[id(handle)] for handle in handles]
         path = self._folder.trajectories / f"step_{step:06d}.parquet"
-        await asyncio.to_thread(write_trajectories, path, step, credit, blocks)
+        await asyncio.to_thread(write_trajectories, path, step, credit.groups, credit.advantages, blocks)
+
+
+def _distinct(handles: Sequence[BlockHandle]) -> Sequence[BlockHandle]:
+    return list({id(handle): handle for handle in handles}.values())
 
 
 def _is_due(step: int, every: int) -> bool:

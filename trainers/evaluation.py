@@ -1,46 +1,76 @@
-"""Held-out evaluation on the live rollout workers: no second model in memory."""
+"""Held-out evaluation on live rollout workers: no second model in memory."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from experience.records import Prompt, Sampling
+from experience.records import Prompt, Sampling, Trajectory
 from metrics.intervals import pass_at_k, wilson
 from rewards.contract import Score
 from trainers.loop import reward_input
 from trainers.roles import Rewards, Rollouts
 
 
-async def evaluate(
-    rollouts: Rollouts, rewards: Rewards, prompts: Sequence[Prompt], sampling: Sampling
-) -> Mapping[str, float]:
-    """Accuracy with its 95 % interval, mean reward and length; pass@k when several samples are drawn.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """The responses to P prompts, N each, and what the rewards say of them.
 
-    A response is right when the first reward of the recipe gives it at least 1.
+    `is_right` [P, N]: the first reward of the recipe gives the response at least 1.
     """
-    outcomes = await asyncio.gather(*(_evaluate_one(rollouts, rewards, prompt, sampling) for prompt in prompts))
-    right = np.array([[_is_right(score) for score in scores] for scores, _ in outcomes])  # [prompts, samples]
-    low, high = wilson(int(right[:, 0].sum()), len(prompts))
-    values = [score.value for scores, _ in outcomes for score in scores if score.value is not None]
+
+    is_right: NDArray[np.bool_]
+    trajectories: tuple[tuple[Trajectory, ...], ...]
+    scores: tuple[tuple[Score, ...], ...]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right responses."""
+        return float(self.is_right.mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the accuracy of single responses (Wilson)."""
+        return wilson(int(self.is_right[:, 0].sum()), len(self.is_right))
+
+    def pass_at(self, k: int) -> float:
+        """Mean over prompts of the unbiased pass@k."""
+        num_samples = self.is_right.shape[1]
+        return float(np.mean([pass_at_k(num_samples, int(row.sum()), k) for row in self.is_right]))
+
+
+async def answer(rollouts: Rollouts, rewards: Rewards, prompts: Sequence[Prompt], sampling: Sampling) -> Answers:
+    """Sample and score every prompt; the workers take them as they have room."""
+
+    async def one(prompt: Prompt) -> tuple[tuple[Trajectory, ...], tuple[Score, ...]]:
+        trajectories = await rollouts.generate(prompt, sampling)
+        return trajectories, tuple(await rewards.score([reward_input(t) for t in trajectories]))
+
+    answered = await asyncio.gather(*(one(prompt) for prompt in prompts))
+    scores = tuple(scores for _, scores in answered)
+    return Answers(
+        is_right=np.array([[_is_right(score) for score in row] for row in scores], dtype=bool),
+        trajectories=tuple(trajectories for trajectories, _ in answered),
+        scores=scores,
+    )
+
+
+def held_out_metrics(answers: Answers) -> Mapping[str, float]:
+    """Accuracy with its interval, mean reward and length; pass@k of all samples where there are several."""
+    low, high = answers.interval
+    values = [score.value for row in answers.scores for score in row if score.value is not None]
+    lengths = [trajectory.num_response_tokens for row in answers.trajectories for trajectory in row]
     metrics = {
-        "eval/accuracy": float(right[:, 0].mean()),
+        "eval/accuracy": answers.accuracy,
         "eval/accuracy_low": low,
         "eval/accuracy_high": high,
-        "eval/reward_mean": float(np.mean(values)) if values else 0.0,
-        "eval/response_length_mean": float(np.mean([length for _, lengths in outcomes for length in lengths])),
+        "eval/reward_mean": float(np.mean(values)) if values else float("nan"),
+        "eval/response_length_mean": float(np.mean(lengths)),
     }
-    if (k := sampling.num_samples) > 1:
-        metrics["eval/pass_at_k"] = float(np.mean([pass_at_k(k, int(row.sum()), k) for row in right]))
-    return metrics
-
-
-async def _evaluate_one(
-    rollouts: Rollouts, rewards: Rewards, prompt: Prompt, sampling: Sampling
-) -> tuple[Sequence[Score], list[int]]:
-    trajectories = await rollouts.generate(prompt, sampling)
-    scores = await rewards.score([reward_input(trajectory) for trajectory in trajectories])
-    return scores, [trajectory.num_response_tokens for trajectory in trajectories]
+    num_samples = answers.is_right.shape[1]
+    return metrics | ({"eval/pass_at_k": answers.pass_at(num_samples)} if num_samples > 1 else {})
 
 
 def _is_right(score: Score) -> bool:

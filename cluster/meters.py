@@ -1,0 +1,21 @@
+"""The meter of a run, with every place that its metrics go."""
+
+from cluster.folder import RunFolder
+from configs.redaction import redact
+from configs.schema import Run
+from metrics.meter import Meter
+from metrics.sinks import SinkOptions, open_sinks
+
+
+def open_meter(run: Run, folder: RunFolder, first_step: int) -> Meter:
+    """`first_step`: steps that an earlier part of the run has done already."""
+    options = SinkOptions(
+        folder=folder.path,
+        run_name=run.name,
+        first_step=first_step,
+        num_steps=run.num_steps,
+        tensorboard=run.logging.tensorboard,
+        wandb_project=run.logging.wandb_project,
+        config=redact(run.model_dump()),
+    )
+    return Meter(open_sinks(options))
