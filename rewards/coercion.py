@@ -51,7 +51,7 @@ def _checked(score: Score, function: str) -> Score:
 
 def _number(value: Any, function: str) -> float:
     if isinstance(value, int | float):  # bool included: True is 1
-        return float(value) if abs(value) < _LARGEST else math.inf
+        return math.inf if abs(value) > _LARGEST else float(value)
     if getattr(value, "ndim", None) == 0 or getattr(value, "size", None) == 1 or _is_single_tensor(value):
         item = value.item()
         if isinstance(item, int | float):

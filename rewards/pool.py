@@ -34,24 +34,31 @@ class RewardPool:
     Limits are per call of a reward, and waiting for a free process counts against none of them.
     """
 
-    def __init__(self, specs: Sequence[RewardSpec], limits: RewardPoolConfig, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        specs: Sequence[RewardSpec],
+        limits: RewardPoolConfig,
+        folder: Path | None = None,
+        is_caching: bool = True,
+    ) -> None:
         """`folder`: where relative paths of users' files start; the current one by default."""
         self._specs = check_rewards(specs)
         self._limits = limits
         self._folder = (folder or Path.cwd()).resolve()
         self._rows = [None if find(spec.use, self._folder) else BUILTINS[spec.use] for spec in self._specs]
-        self._caches = [VerdictCache(row.depends_on if row else ()) for row in self._rows]
+        self._caches = [VerdictCache(row.depends_on if row and is_caching else ()) for row in self._rows]
         self._is_batch: list[bool] = []
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._lanes: list[Lane] = []
         self._keeper: Keeper | None = None
         self._keeper_lock = threading.Lock()
+        self._is_closed = False
 
     def start(self, rows: Sequence[RewardInput] = ()) -> None:
         """Load every reward, call each on two samples, start the processes; RewardError when one is unfit.
 
-        `rows`: samples of the run's data. Without them two made-up samples are used, and since those lack the
-        data set's columns an exception that they raise is only logged.
+        `rows`: samples of the run's data, of which each reward is given the first two meant for it. Without them
+        two made-up samples are used, and since those lack the data set's columns an exception is only logged.
         """
         self._keeper = self._new_keeper()
         try:
@@ -61,7 +68,7 @@ class RewardPool:
             self._lanes = [Lane(self._jobs, self._spawn, number) for number in range(self._limits.num_processes)]
             for lane in self._lanes:
                 lane.start()
-            self._dry_run(list(rows[:2]) or list(_EXAMPLES), is_real=bool(rows))
+            self._dry_run(rows or _EXAMPLES, is_real=bool(rows))
         except BaseException:
             self.close()
             raise
@@ -81,14 +88,16 @@ class RewardPool:
         return asyncio.run(self.score(items))
 
     def close(self) -> None:
-        """End every process; returns when they are gone. Jobs that wait are failed."""
+        """End every process; returns when they are gone. Samples that still wait get a RuntimeError."""
+        with self._keeper_lock:
+            self._is_closed = True
+            if self._keeper:
+                self._keeper.close()  # before the lanes: one may be waiting for a worker that hangs
         for _ in self._lanes:
             self._jobs.put(None)
-        if self._keeper:
-            self._keeper.close()  # first: a lane may be waiting for a worker that hangs
         for lane in self._lanes:
             lane.join(timeout=10)
-        self._lanes, self._keeper = [], None
+        self._lanes = []
 
     async def _ask(self, number: int, items: Sequence[RewardInput], verdicts: list[dict[str, Score]]) -> None:
         """Add reward `number`'s verdict to those of every sample that it is meant for."""
@@ -135,6 +144,8 @@ class RewardPool:
 
     def _spawn(self) -> Worker:
         with self._keeper_lock:
+            if self._is_closed:
+                raise RuntimeError("the reward pool is closed")
             if self._keeper is None or not self._keeper.is_alive:
                 logger.warning("the process that forks reward workers is gone; starting another")
                 self._keeper = self._new_keeper()
@@ -148,8 +159,9 @@ class RewardPool:
             "rewards": [{"use": spec.use, "args": spec.args} for spec in self._specs],
         }
 
-    def _dry_run(self, items: list[RewardInput], is_real: bool) -> None:
+    def _dry_run(self, rows: Sequence[RewardInput], is_real: bool) -> None:
         for number, spec in enumerate(self._specs):
+            items = [row for row in rows if not is_real or spec.task in (None, row.columns.get("task"))][:2]
             job = self._job(number, items)
             self._jobs.put(job)
             for item, score in zip(items, job.future.result(), strict=True):

@@ -174,6 +174,26 @@ def test_close_leaves_no_process(start: Callable[..., RewardPool]) -> None:
     assert not any(process.is_running() and process.status() != "zombie" for process in family)
 
 
+def test_close_fails_what_still_waits(start: Callable[..., RewardPool]) -> None:
+    pool = start(FAULTS, timeout_seconds=60)
+    outcomes: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            judge(pool, "hang", "hang", "hang")
+        except RuntimeError as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    pool.close()
+    for thread in threads:
+        thread.join(timeout=10)
+    assert [str(error) for error in outcomes] == ["the reward pool is closed"] * 3
+
+
 ORPHAN = """
 import sys, threading, time
 from pathlib import Path
