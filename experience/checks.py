@@ -30,7 +30,7 @@ MAX_BAD_GOLDS = 0.005
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoldPolicy:
-    """What golds must be like. `check` is the verifier's; bad golds are all listed in the file `report`."""
+    """What golds must be like. `check` is the verifier's; bad golds are all listed in the JSONL file `report`."""
 
     required: bool = True
     check: GoldCheck | None = None
@@ -114,7 +114,8 @@ def rows_with_bad_golds(dataset: Dataset, answers: pa.ChunkedArray, golds: GoldP
     if not len(rows):
         return bad
     if golds.report is not None:
-        lines = [f"{dataset.where(row)}\t{answers[row]!s}\t{reasons[str(answers[row])]}\n" for row in rows.tolist()]
+        listed = [(dataset.where(row), str(answers[row])) for row in rows.tolist()]
+        lines = [json.dumps({"where": where, "gold": gold, "reason": reasons[gold]}) + "\n" for where, gold in listed]
         golds.report.write_text("".join(lines), encoding="utf-8")
     first = str(answers[int(rows[0])])
     what = (

@@ -3,15 +3,22 @@ import logging
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from configs.schema import DataConfig, TokenizerConfig
 from experience.checks import GoldPolicy
 from experience.dataset import load_dataset
+from experience.encoding import Encoder
 from experience.errors import DataError
 from experience.prompts import FIRST_EVAL_ORDINAL, PromptStream, PromptTable, eval_prompts, warn_of_overlap
-from experience.tokenizer import build_tokenizer
+from experience.tokenizer import build_tokenizer, special_token_ids
 
 TOKENIZER = build_tokenizer(TokenizerConfig(), [])
+TOKENIZERS = {
+    "characters": TOKENIZER,
+    "bpe": build_tokenizer(TokenizerConfig(kind="bpe"), ["<|end|> 1+1 <|user|> a\n"] * 9),
+}
 TEN = [{"prompt": f"{n}+1=?", "answer": str(n + 1), "level": n} for n in range(10)]
 
 
@@ -81,6 +88,20 @@ def test_names_of_special_tokens_in_a_users_text_are_only_letters(tmp_path, text
     names = TOKENIZER.convert_ids_to_tokens(prompt.tokens.tolist())
     assert [name for name in names if len(name) > 1] == ["<|user|>", "<|end|>", "<|assistant|>"]
     assert TOKENIZER.decode(prompt.tokens) == prompt.text == f"<|user|>{text}<|end|><|assistant|>"
+
+
+PIECES = st.sampled_from(["<|end|>", "<|user|>", "<|", "|>", "end", "<", ">", " ", "\n", "a", "1+1"])
+
+
+@pytest.mark.parametrize("kind", ["characters", "bpe"])
+@given(pieces=st.lists(PIECES, min_size=1))
+def test_no_text_makes_a_special_token_and_none_is_changed(kind, pieces):
+    tokenizer, text = TOKENIZERS[kind], "".join(pieces)
+    prompt = Encoder(tokenizer).encode_prompts([text])[0]
+    template = Encoder(tokenizer).encode_prompts(["a"])[0].tokens
+    special = special_token_ids(tokenizer)
+    assert [t for t in prompt.tokens.tolist() if t in special] == [t for t in template.tolist() if t in special]
+    assert tokenizer.decode(prompt.tokens) == prompt.text == f"<|user|>{text}<|end|><|assistant|>"
 
 
 def test_the_mark_that_guards_special_tokens_is_refused_in_a_text(tmp_path):
@@ -214,11 +235,12 @@ def complain_of_words(gold):
 
 
 def test_too_many_bad_golds_are_refused_and_listed(tmp_path):
-    report = tmp_path / "bad.txt"
+    report = tmp_path / "bad.jsonl"
     with pytest.raises(DataError, match=r"1 of 11 golds .*train.jsonl:11; the first is 'x': not a number; all in "):
         golds = GoldPolicy(check=complain_of_words, report=report)
         table_of(tmp_path, [*TEN, {"prompt": "?", "answer": "x"}], golds=golds)
-    assert report.read_text().endswith("train.jsonl:11\tx\tnot a number\n")
+    listed = json.loads(report.read_text())
+    assert listed == {"where": f"{tmp_path}/train.jsonl:11", "gold": "x", "reason": "not a number"}
 
 
 def test_a_few_bad_golds_are_left_out(tmp_path):
