@@ -56,6 +56,10 @@ class TrainerRank:
             probe.bind(("", 0))
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
+    def pid(self) -> int:
+        """This rank's process."""
+        return os.getpid()
+
     def start(self, master: tuple[str, int], is_single_host: bool) -> StartFacts:
         """Join the group whose rank 0 listens at `master`, and make the model and its engine."""
         _set_rank_environment(self._spec, self._rank, master, is_single_host)

@@ -1,5 +1,6 @@
 """The policy in Hugging Face format: safetensors, config and tokenizer, in a folder that appears whole."""
 
+import copy
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
@@ -63,7 +65,11 @@ def write_description(
     generation: GenerationConfig | None,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> None:
-    """Write what a loader needs besides weights."""
+    """Write what a loader needs besides weights, once they are written: their dtype goes into the config."""
+    with safe_open(next(folder.glob("*.safetensors")), framework="pt") as weights:
+        dtype = weights.get_tensor(next(iter(weights.keys()))).dtype
+    config = copy.deepcopy(config)
+    config.dtype = dtype
     config.save_pretrained(folder)
     if generation is not None:
         generation.save_pretrained(folder)

@@ -1,5 +1,6 @@
 """What a rank is trained for: the loss of one micro-batch, and what must be known before it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,4 +46,8 @@ class Objective(Protocol):
 
     def loss(self, forward: Forward, mini_batch: MiniBatch) -> LossOutput:
         """This micro-batch's share of the loss of the optimiser step; `mini_batch` has its totals."""
+        ...
+
+    def derived(self, metrics: Mapping[str, float]) -> Mapping[str, float]:
+        """Further metrics that follow from the reduced ones."""
         ...

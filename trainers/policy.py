@@ -1,5 +1,6 @@
 """The objective of reinforcement learning on one rank."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from algorithms.aggregation import LossTotals
@@ -55,3 +56,7 @@ class PolicyObjective:
             max_response_tokens=self.max_response_tokens,
         )
         return policy_loss(self.algorithm, inputs, totals)
+
+    def derived(self, metrics: Mapping[str, float]) -> Mapping[str, float]:
+        """Nothing."""
+        return {}

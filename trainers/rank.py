@@ -16,13 +16,12 @@ from algorithms.measures import Measure, Measures, MetricMax, MetricSum, from_ve
 from experience.records import Item, MicroBatch, MiniBatch, TokenBlock
 from trainers.objective import Forward, Objective
 from trainers.packed import Packed, pack
+from trainers.supervised import perplexity
 from trainers.zero import FrozenModel, StepReport, ZeroEngine
 
 # T packed tokens of one micro-batch
 
 Blocks = Mapping[int, TokenBlock] | Sequence[TokenBlock]
-
-MAX_EXPONENT = 700.0  # exp() of more is no float
 
 _TOKENS, _SEQUENCES, _SECONDS = "raw/tokens", "raw/sequences", "raw/seconds"
 
@@ -56,7 +55,7 @@ class RankTrainer:
         items = [item for batch in mini_batches for micro in batch.ranks[0] for item in micro]
         usage = self._measure_usage(items, time.monotonic() - started)
         metrics = self._reduce({**_mean_of_updates(merge(measured), len(mini_batches)), **usage})
-        return {**_with_rates(metrics), **_summarise(reports)}
+        return {**_with_rates(metrics), **_summarise(reports), **self._objective.derived(metrics)}
 
     def logprobs(self, micro_batches: Sequence[MicroBatch], blocks: Blocks) -> list[NDArray[np.float32]]:
         """Log-probs of each micro-batch under the current policy, [T] each, 0 outside its response_mask."""
@@ -72,7 +71,7 @@ class RankTrainer:
                 logprobs, _ = self.engine(packed, self._objective.temperature)
                 measured.append({"eval/loss": mean_over(-logprobs, packed.response_mask)})
         metrics = self._reduce(merge(measured))
-        return {**metrics, "eval/perplexity": math.exp(min(metrics["eval/loss"], MAX_EXPONENT))}
+        return {**metrics, "eval/perplexity": perplexity(metrics["eval/loss"])}
 
     def refresh_reference(self, nbytes: int) -> None:
         """Make the reference a copy of the current policy."""

@@ -1,11 +1,11 @@
 """The objective of pre-training and supervised fine-tuning on one rank: predict the next token."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-
-from algorithms.measures import MetricMean
 from algorithms.objective import LossOutput
+from algorithms.supervised import next_token_loss
 from experience.records import MiniBatch
 from trainers.objective import Forward
 
@@ -30,7 +30,16 @@ class SupervisedObjective:
 
     def loss(self, forward: Forward, mini_batch: MiniBatch) -> LossOutput:
         """The sum over this micro-batch's tokens, over the number of all ranks' tokens."""
-        mask = forward.packed.response_mask
-        negative = -torch.where(mask, forward.logprobs, 0).sum()
-        measured = MetricMean(total=negative.detach().double(), count=mask.sum().double())
-        return LossOutput(loss=negative / max(1, mini_batch.num_loss_tokens), metrics={"supervised/loss": measured})
+        return next_token_loss(forward.logprobs, forward.packed.response_mask, mini_batch.num_loss_tokens)
+
+    def derived(self, metrics: Mapping[str, float]) -> Mapping[str, float]:
+        """The perplexity."""
+        return {"supervised/perplexity": perplexity(metrics["supervised/loss"])}
+
+
+def perplexity(cross_entropy: float) -> float:
+    """exp(cross-entropy); infinite where that is no number."""
+    try:
+        return math.exp(cross_entropy)
+    except OverflowError:
+        return math.inf

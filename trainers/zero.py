@@ -15,6 +15,7 @@ import deepspeed
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed import distributed_c10d
 
 from configs.schema.model import Dtype
 from configs.schema.training import OptimizerConfig, TrainerConfig
@@ -79,6 +80,7 @@ class ZeroEngine:
             model_parameters=trained,
             config=_deepspeed_config(optimizer, trainer, dtype),
         )[0]
+        _bound_waits(trainer.collective_timeout_seconds)
 
     @property
     def device(self) -> torch.device:
@@ -216,6 +218,12 @@ class FrozenModel:
             with deepspeed.zero.GatheredParameters(targets, modifier_rank=0, enabled=self._is_partitioned):
                 for target, (_, source) in zip(targets, bucket, strict=True):
                     target.copy_(source)
+
+
+def _bound_waits(seconds: float) -> None:
+    """Give every process group the timeout: those that DeepSpeed makes would else wait for half an hour."""
+    for group in list(distributed_c10d._world.pg_map):
+        distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=seconds), group)
 
 
 def _device() -> torch.device:

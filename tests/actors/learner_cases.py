@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import AutoModelForCausalLM
 
 from algorithms.table import resolve
 from configs.schema.algorithm import AlgorithmConfig
@@ -111,3 +112,17 @@ def advantage_loss(model: torch.nn.Module, block: TokenBlock, item: Item) -> tor
     logprobs = logits.log_softmax(-1).gather(1, tokens[1:, None])[:, 0]
     counted = torch.from_numpy(block.response_mask[span].copy())[1:]
     return -item.advantage * logprobs[counted].sum()
+
+
+@torch.no_grad()
+def cross_entropy_alone(export: Path, batch: Batch, temperature: float = 1.0) -> float:
+    """Mean over all counted tokens of the batch, one sequence at a time."""
+    model = AutoModelForCausalLM.from_pretrained(export, dtype=torch.float32)
+    total, count = 0.0, 0
+    for block in batch.blocks:
+        for row in range(len(block)):
+            tokens = torch.from_numpy(block.tokens[block.span(row)].astype(np.int64))
+            logprobs = (model(tokens[None]).logits[0, :-1] / temperature).log_softmax(-1).gather(1, tokens[1:, None])
+            counted = logprobs[:, 0][torch.from_numpy(block.response_mask[block.span(row)].copy())[1:]]
+            total, count = total - float(counted.sum()), count + len(counted)
+    return total / count
