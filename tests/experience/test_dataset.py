@@ -79,9 +79,9 @@ def test_windows_line_ends_change_nothing(tmp_path):
     assert load(tmp_path, lines(ROWS).replace("\n", "\r\n")).table.to_pylist() == ROWS
 
 
-@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-def test_bytes_that_are_not_utf_8_are_named_by_their_place(tmp_path, mark):
-    content = mark + lines(ROWS).encode() + b'{"prompt": "caf\xe9"}\n'
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", lines(ROWS).encode()])
+def test_bytes_that_are_not_utf_8_are_named_by_their_place(tmp_path, before):
+    content = before + b'{"prompt": "caf\xe9"}\n'
     with pytest.raises(DataError, match=rf"not UTF-8 at byte {content.index(0xE9)} \(0xe9\)"):
         load(tmp_path, content)
 
