@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from configs.schema.model import Dtype, ModelConfig, NewModelConfig
-from trainers.attention import SEGMENTS, attention_arguments
+from trainers.attention import SEGMENTS, attention_arguments, attention_for
 from trainers.logprobs import LogProbHead
 from trainers.packed import Packed, pack_tokens
 
@@ -136,6 +136,12 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
     if wrong:
         raise ValueError(f"model.path={config.path}: weights missing or of the wrong shape: {', '.join(wrong[:5])}")
     return model
+
+
+def place(model: PreTrainedModel, device: torch.device) -> None:
+    """Move the model to the device, and let it use the fastest packed attention that runs there."""
+    model.to(device)  # type: ignore[arg-type]
+    model.set_attn_implementation(attention_for(device, model.dtype))
 
 
 def enable_checkpointing(model: PreTrainedModel) -> None:

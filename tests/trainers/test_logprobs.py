@@ -1,8 +1,10 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainers import logprobs
 from trainers.logprobs import LogProbHead, score_tokens
@@ -78,6 +80,28 @@ def test_no_positions_give_zero_gradients_not_none() -> None:
     (chosen.sum() + entropies.sum()).backward()
     assert weight.grad is not None
     assert not weight.grad.any()
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the elements of the largest tensor that any operation made."""
+
+    num_elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for made in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(made, Tensor):
+                self.num_elements = max(self.num_elements, made.numel())
+        return result
+
+
+def test_no_tensor_is_larger_than_a_chunk_of_logits_or_the_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(logprobs._CHUNK_LOGITS, "cpu", 400)
+    hidden, weight, targets = inputs(num=64, vocab=100)
+    with LargestTensor() as largest:
+        chosen, entropies = score_tokens(hidden, weight, targets, 1.0)
+        (chosen + entropies).sum().backward()
+    assert largest.num_elements == weight.numel()
 
 
 def test_a_frozen_weight_gets_no_gradient() -> None:

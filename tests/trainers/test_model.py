@@ -17,6 +17,7 @@ from trainers.model import (
     enable_checkpointing,
     load_model,
     new_model,
+    place,
 )
 from trainers.packed import pack, pack_tokens
 
@@ -112,6 +113,14 @@ def test_attention_that_mixes_sequences_fails_the_check(monkeypatch: pytest.Monk
     monkeypatch.setattr(body, "forward", forward)
     with pytest.raises(RuntimeError, match="Qwen3ForCausalLM with attn_implementation='sdpa' mixes packed sequences"):
         check_packing(model)
+
+
+@pytest.mark.parametrize("implementation", ["segments", "eager"])
+def test_a_cpu_gets_attention_by_segments(implementation: str) -> None:
+    model = tiny().causal_lm
+    model.set_attn_implementation(implementation)
+    place(model, torch.device("cpu"))
+    assert model.config._attn_implementation == "segments"
 
 
 def test_a_new_model_depends_on_its_seed_alone() -> None:
