@@ -7,12 +7,12 @@ from metrics.meter import Meter
 from metrics.sinks import SinkOptions, open_sinks
 
 
-def open_meter(run: Run, folder: RunFolder, first_step: int) -> Meter:
-    """`first_step`: steps that an earlier part of the run has done already."""
+def open_meter(run: Run, folder: RunFolder, steps_done: int) -> Meter:
+    """`steps_done`: by an earlier part of the run, whose lines stay; step 0 is the state before training."""
     options = SinkOptions(
         folder=folder.path,
         run_name=run.name,
-        first_step=first_step,
+        first_step=steps_done + 1 if steps_done else 0,
         num_steps=run.num_steps,
         tensorboard=run.logging.tensorboard,
         wandb_project=run.logging.wandb_project,

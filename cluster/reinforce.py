@@ -58,11 +58,6 @@ def read_inputs(run: RlRun, folder: RunFolder) -> Inputs:
     if run.model.path is None:
         raise ValueError("model.new: reinforcement learning starts from a checkpoint; set model.path")
     algorithm = resolve(run.algorithm)
-    if run.rollout.group_size < algorithm.min_group_size:
-        raise ValueError(
-            f"rollout.group_size={run.rollout.group_size}: {algorithm.name} compares the samples of a prompt, and with "
-            f"one every advantage is 0; set it to {algorithm.min_group_size} or more"
-        )
     check_model(run.model)
     tokenizer = trained_tokenizer(run)
     train, held_out = prompt_tables(run, tokenizer, folder)
@@ -147,7 +142,14 @@ async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, st
     )
     if state:
         assigner.restore(state["assigner"])
-    observer = RlObserver(run, roles=roles, meter=meter, folder=folder, held_out=_held_out(run, inputs), saver=saver)
+    observer = RlObserver(
+        run,
+        roles=roles,
+        meter=meter,
+        folder=folder,
+        held_out=_held_out(run, inputs),
+        saver=saver,
+    )
     try:
         with stop_on_signal(loop.stop):
             await loop.run(observer, unfinished=state.get("begun", ()))

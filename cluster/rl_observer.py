@@ -30,7 +30,14 @@ class RlObserver(Observer):
     """Beside the loop and never in its way: samples are written while the next step is sampled."""
 
     def __init__(
-        self, run: RlRun, *, roles: Roles, meter: Meter, folder: RunFolder, held_out: HeldOut, saver: Saver
+        self,
+        run: RlRun,
+        *,
+        roles: Roles,
+        meter: Meter,
+        folder: RunFolder,
+        held_out: HeldOut,
+        saver: Saver,
     ) -> None:
         self._num_steps = run.num_steps
         self._evaluate_every = run.evaluation.every_steps
@@ -40,10 +47,11 @@ class RlObserver(Observer):
         self._writing: asyncio.Task[None] | None = None
         self.evaluations: dict[int, Mapping[str, float]] = {}
 
-    async def before_training(self) -> None:
-        """Measure where the run begins."""
-        await self._evaluate(0)
-        self._meter.log(0, self.evaluations.get(0, {}))
+    async def before_training(self, step: int) -> None:
+        """Measure where the run begins; a resumed one has done so."""
+        if step == 0:
+            await self._evaluate(0)
+            self._meter.log(0, self.evaluations.get(0, {}))
 
     async def after_step(self, step: int) -> None:
         """Evaluate and save, when it is time."""

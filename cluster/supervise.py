@@ -91,9 +91,9 @@ class SupervisedObserver:
             with self._meter.phase("evaluate"):
                 self.last = await self._learner.evaluate(self._held_out)
             metrics = {**metrics, **self.last}
-        self._meter.log(step, metrics)
         with self._meter.phase("save"):
             await self._saver.after_step(step)
+        self._meter.log(step, {**metrics, **self._meter.end_step()})
 
 
 async def _train(

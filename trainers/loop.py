@@ -52,8 +52,8 @@ class Schedule:
 class Observer:
     """What happens around the steps besides training. Every method may be left as it is."""
 
-    async def before_training(self) -> None:
-        """The first weights are loaded, nothing is sampled yet."""
+    async def before_training(self, step: int) -> None:
+        """`step` steps are done (0 unless resumed), the weights are loaded, nothing is sampled yet."""
 
     async def after_step(self, step: int) -> None:
         """Step `step` is trained and its weights are loaded; the next step waits for this."""
@@ -98,7 +98,7 @@ class Loop:
     async def run(self, observer: Observer, unfinished: Sequence[int] = ()) -> None:
         """Train to the last step. `unfinished`: prompts that an earlier run began and did not train on."""
         await self._publish(self.step)
-        await observer.before_training()
+        await observer.before_training(self.step)
         try:
             async with asyncio.TaskGroup() as tasks:
 

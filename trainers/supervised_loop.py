@@ -20,7 +20,7 @@ class StepObserver(Protocol):
     """What happens after each step besides training: logging, evaluation, checkpoints."""
 
     async def after_step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Step `step` is done (1 is the first)."""
+        """Step `step` is done (1 is the first); the observer ends the meter's step when it has done its part."""
         ...
 
 
@@ -47,8 +47,9 @@ class SupervisedLoop:
             upcoming = asyncio.create_task(asyncio.to_thread(self._make_batch, step + 1))
             with self._meter.phase("train"):
                 metrics = await self._learner.update(batch)
-            await observer.after_step(step + 1, {**metrics, **self._meter.end_step()})
+            await observer.after_step(step + 1, metrics)
             if self._is_stopping:
+                num_steps = step + 1
                 break
         await upcoming
-        return step + 1 if first_step < num_steps else first_step
+        return max(first_step, num_steps)
