@@ -42,13 +42,13 @@ class RolloutFleet:
     def __init__(self, spec: RolloutSpec, options: Mapping[str, Any] | None = None) -> None:
         """`options`: Ray's options for each worker's actor, its placement above all."""
         self.facts: dict[str, StartFacts] = {}
+        self.workers: dict[str, WorkerHandle] = {}  # started, and not lost
         self._spec = spec
         self._options = options or {}
         self._weights: Weights | None = None
         self._tickets: dict[int, _Ticket] = {}
         self._queue: deque[int] = deque()
         self._lives: dict[str, asyncio.Task[None]] = {}
-        self._workers: dict[str, WorkerHandle] = {}  # started, and not lost
         self._num_tickets = self._num_names = 0
         self._is_dispatch_due = False
         self._failure: FleetFailed | None = None
@@ -76,7 +76,7 @@ class RolloutFleet:
         """Give every worker these weights, also those that join later."""
         self._weights = weights
         self._notify()
-        await self._until(lambda: self._workers and all(at.weights is weights for at in self._workers.values()))
+        await self._until(lambda: self.workers and all(at.weights is weights for at in self.workers.values()))
 
     async def block(self, handle: BlockHandle) -> TokenBlock:
         """The tokens behind a handle."""
@@ -90,10 +90,14 @@ class RolloutFleet:
         self._lives[name].add_done_callback(lambda life: self._bury(name, life))
         return name
 
+    async def serving(self, name: str) -> None:
+        """Wait until this worker holds the current weights."""
+        await self._until(lambda: name in self.workers and self.workers[name].weights is self._weights is not None)
+
     async def remove_worker(self, name: str) -> None:
         """Give a worker no more groups, wait for those it has, and end it."""
         life = self._lives[name]
-        if worker := self._workers.get(name):
+        if worker := self.workers.get(name):
             worker.is_draining = True
             self._notify()
         else:
@@ -114,7 +118,7 @@ class RolloutFleet:
             worker = WorkerHandle(name, self._spec, self._options)
             try:
                 self.facts[name] = await worker.start()
-                self._workers[name] = worker
+                self.workers[name] = worker
                 self._notify()
                 await self._serve(worker)
                 return
@@ -123,7 +127,7 @@ class RolloutFleet:
                     raise
                 logger.warning("%s; its %d groups go back, and a new process takes its place", loss, len(worker.leased))
             finally:
-                self._workers.pop(name, None)
+                self.workers.pop(name, None)
                 self._give_back(worker)
                 worker.kill()
 
@@ -166,7 +170,7 @@ class RolloutFleet:
         while self._queue:
             number = self._queue[0]
             ticket = self._tickets[number]
-            free = [worker for worker in self._workers.values() if self._may_take(worker, ticket)]
+            free = [worker for worker in self.workers.values() if self._may_take(worker, ticket)]
             if ticket.future.done():
                 del self._tickets[number]
             elif free:

@@ -28,6 +28,7 @@ from actors.messages import (
 from actors.weights import check_complete, expected_shapes, fetch, tensors_of
 from experience.episode import Completion, Generate, Transcript, pack, sample_seed, single_turn
 from experience.records import TokenBlock, Weights
+from experience.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from actors.engine import Engine
@@ -80,12 +81,8 @@ class RolloutWorker:
             on_failure=lambda error: loop.call_soon_threadsafe(self._fail, error),
         )
         facts = await asyncio.wrap_future(self._engine.started)
-        # Imported and made only now: the engine's thread has just imported the same package.
-        from transformers import AutoTokenizer
-
-        self._tokenizer = AutoTokenizer.from_pretrained(
-            self._spec.model_path, trust_remote_code=self._spec.trust_remote_code
-        )
+        # Not before the engine runs: two threads importing transformers at once is asking for trouble.
+        self._tokenizer = load_tokenizer(self._spec.model_path, trust_remote_code=self._spec.trust_remote_code)
         return facts
 
     async def load(self, weights: Weights) -> str:

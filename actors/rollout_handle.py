@@ -40,16 +40,16 @@ class WorkerHandle:
         resources = {"num_cpus": spec.config.threads_per_worker, "num_gpus": 1 if spec.use_gpu else 0}
         defaults = resources | {"runtime_env": {"env_vars": environment(spec)}, "max_restarts": 0}
         # With Ray's own restarts an actor would come back without weights and unknown to its fleet.
-        self._actor: Any = ray.remote(RolloutWorker).options(**(defaults | dict(options))).remote(spec)
+        self.actor: Any = ray.remote(RolloutWorker).options(**(defaults | dict(options))).remote(spec)
 
     async def start(self) -> StartFacts:
         """Wait until the engine runs."""
-        return await self._reply(self._actor.start.remote(), self._config.start_timeout_seconds)
+        return await self._reply(self.actor.start.remote(), self._config.start_timeout_seconds)
 
     async def load(self, weights: Weights) -> None:
         """Give it these weights; returns when it has proven that it holds them."""
         self._is_loading = True
-        checksum = await self._reply(self._actor.load.remote(weights), self._config.start_timeout_seconds)
+        checksum = await self._reply(self.actor.load.remote(weights), self._config.start_timeout_seconds)
         self._is_loading = False
         if checksum != weights.checksum:
             raise WorkerLost(f"{self.name}: loaded checksum {checksum}, published was {weights.checksum}")
@@ -77,11 +77,11 @@ class WorkerHandle:
             await self._has_outbox.wait()
             self._has_outbox.clear()
             requests, self._outbox = self._outbox, []
-            await self._reply(self._actor.submit.remote(requests), self._config.progress_timeout_seconds)
+            await self._reply(self.actor.submit.remote(requests), self._config.progress_timeout_seconds)
 
     async def collect(self) -> tuple[Harvest, BlockHandle]:
         """The next finished groups, whose leases end here, and the handle of their tokens."""
-        reply, block = self._actor.collect.remote()
+        reply, block = self.actor.collect.remote()
         harvest: Harvest = await self._reply(reply)
         self._num_finished = harvest.num_finished
         for group in harvest.groups:
@@ -102,11 +102,11 @@ class WorkerHandle:
 
     async def status(self) -> WorkerStatus:
         """One look at it."""
-        return await self._reply(self._actor.status.remote(), self._config.progress_timeout_seconds)
+        return await self._reply(self.actor.status.remote(), self._config.progress_timeout_seconds)
 
     def kill(self) -> None:
         """End the process at once."""
-        ray.kill(self._actor)
+        ray.kill(self.actor)
 
     async def _reply(self, reply: Awaitable[Reply], timeout_seconds: float | None = None) -> Reply:
         try:

@@ -1,0 +1,274 @@
+"""The rollout worker on real vLLM, against transformers without any cache."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from actors import weights
+from actors.messages import EngineFailed, GroupRequest, GroupResult, RolloutSpec, StartFacts
+from actors.rollout import RolloutWorker, environment
+from configs.schema.rollout import RolloutConfig, SamplingConfig
+from experience.records import Sampling, TokenBlock, Weights
+from tests.actors.tiny_policies import greedy, load_policy, logprobs_of, make_policy, named_tensors
+
+EOS = 1
+
+
+class Tenant(RolloutWorker):
+    """A worker that can become another one without a new process, whose imports would take seconds."""
+
+    async def become(self, spec: RolloutSpec) -> StartFacts:
+        if hasattr(self, "_engine"):
+            await self.stop()
+        self.__init__(spec)
+        return await self.start()
+
+
+def spec_of(model: Path, stop_token_ids: tuple[int, ...] = (EOS,)) -> RolloutSpec:
+    return RolloutSpec(model_path=str(model), config=RolloutConfig(), max_model_len=256, stop_token_ids=stop_token_ids)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    with contextlib.chdir(Path(__file__).parents[2]):
+        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def policies(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a policy's folder by architecture, tying and seed."""
+    return lambda **made: make_policy(tmp_path_factory.mktemp("policy"), **made)
+
+
+@pytest.fixture(scope="module")
+def start_worker(cluster: None) -> Callable[[RolloutSpec], Any]:
+    def start(spec: RolloutSpec) -> Any:
+        actor = ray.remote(Tenant).options(runtime_env={"env_vars": environment(spec)}).remote(spec)
+        ray.get(actor.start.remote())
+        return actor
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def qwen(policies: Callable[..., Path]) -> Path:
+    return policies()
+
+
+@pytest.fixture(scope="module")
+def worker(start_worker: Callable[[RolloutSpec], Any], qwen: Path) -> Any:
+    return start_worker(spec_of(qwen))
+
+
+def publish(folder: Path, version: int) -> Weights:
+    """In two buckets, as a trainer would."""
+    tensors = named_tensors(load_policy(folder))
+    return weights.publish(version, [tensors[:3], tensors[3:]])
+
+
+def request(ticket: int, tokens: Sequence[int] = (40, 41, 42), *, ordinal: int | None = None, **sampling: Any) -> Any:
+    chosen = {"num_samples": 2, "max_response_tokens": 24, "temperature": 1.0, "seed": 7} | sampling
+    return GroupRequest(
+        ticket=ticket,
+        ordinal=ticket if ordinal is None else ordinal,
+        tokens=np.array(tokens, dtype=np.int32),
+        sampling=Sampling(**chosen),
+    )
+
+
+Sampled = dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]  # ticket -> (tokens, log-probs, versions)
+
+
+def harvest(worker: Any, num_groups: int) -> tuple[list[GroupResult], Sampled]:
+    """Collect so many groups; also the columns of their responses."""
+    groups: list[GroupResult] = []
+    columns: Sampled = {}
+    while len(groups) < num_groups:
+        reply, handle = worker.collect.remote()
+        block: TokenBlock = ray.get(handle)
+        for group in ray.get(reply).groups:
+            groups.append(group)
+            columns[group.ticket] = [response_of(block, sample.row) for sample in group.samples]
+    return groups, columns
+
+
+def response_of(block: TokenBlock, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    span = block.span(row)
+    mask = block.response_mask[span]
+    return block.tokens[span][mask], block.rollout_logprobs[span][mask], block.versions[span][mask]
+
+
+def sample(worker: Any, requests: Sequence[GroupRequest]) -> Sampled:
+    ray.get(worker.submit.remote(requests))
+    return harvest(worker, len(requests))[1]
+
+
+def test_before_its_first_weights_a_worker_refuses(worker: Any) -> None:
+    with pytest.raises(ValueError, match="no proven weights"):
+        ray.get(worker.submit.remote([request(0)]))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_are_those_of_the_sampled_distribution(worker: Any, qwen: Path, temperature: float) -> None:
+    ray.get(worker.load.remote(publish(qwen, 1)))
+    asked = [request(ticket, (40 + ticket, 50, 60), temperature=temperature) for ticket in range(4)]
+    model = load_policy(qwen)
+    for ticket, samples in sample(worker, asked).items():
+        for tokens, logprobs, versions in samples:
+            whole = np.concatenate([asked[ticket].tokens, tokens])
+            expected = logprobs_of(model, whole, temperature)[2:]
+            np.testing.assert_allclose(logprobs, expected, atol=1e-4)
+            assert set(versions.tolist()) == {1}
+
+
+def test_temperature_zero_is_greedy(worker: Any, qwen: Path) -> None:
+    ray.get(worker.load.remote(publish(qwen, 1)))
+    samples = sample(worker, [request(0, (30, 31), temperature=0.0)])[0]
+    expected = greedy(load_policy(qwen), np.array([30, 31]), 24, EOS)
+    assert [tokens.tolist() for tokens, _, _ in samples] == [expected, expected]
+
+
+def test_a_sample_does_not_depend_on_its_company(worker: Any, qwen: Path) -> None:
+    ray.get(worker.load.remote(publish(qwen, 1)))
+    ordinals = range(10, 18)
+    together = sample(worker, [request(at, (at, at + 1), ordinal=at, num_samples=3) for at in ordinals])
+    for at in ordinals:
+        alone = sample(worker, [request(100 + at, (at, at + 1), ordinal=at, num_samples=3)])[100 + at]
+        for (tokens, logprobs, _), (alone_tokens, alone_logprobs, _) in zip(together[at], alone, strict=True):
+            assert np.array_equal(tokens, alone_tokens)
+            assert np.array_equal(logprobs, alone_logprobs)
+
+
+def test_samples_of_a_group_and_of_other_seeds_differ(worker: Any, qwen: Path) -> None:
+    ray.get(worker.load.remote(publish(qwen, 1)))
+    first = sample(worker, [request(0, ordinal=5, num_samples=4)])[0]
+    other = sample(worker, [request(0, ordinal=5, num_samples=4, seed=8)])[0]
+    assert len({tuple(tokens.tolist()) for tokens, _, _ in (*first, *other)}) == 8
+
+
+def test_results_describe_their_rows(worker: Any, qwen: Path) -> None:
+    from transformers import AutoTokenizer
+
+    ray.get(worker.load.remote(publish(qwen, 4)))
+    ray.get(worker.submit.remote([request(0, (40, 41, 42), num_samples=3)]))
+    (group,), columns = harvest(worker, 1)
+    tokenizer = AutoTokenizer.from_pretrained(qwen)
+    for result, (tokens, logprobs, _) in zip(group.samples, columns[0], strict=True):
+        assert result.num_prompt_tokens == 3
+        assert result.num_response_tokens == len(tokens)
+        assert result.text == tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+        assert (result.min_version, result.max_version) == (4, 4)
+        assert result.mean_logprob == pytest.approx(logprobs.mean())
+        assert result.finish_reason == ("stop" if tokens[-1] == EOS else "length")
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(worker: Any, qwen: Path) -> None:
+    ray.get(worker.load.remote(publish(qwen, 1)))
+    with pytest.raises(ValueError, match=r"250 tokens and a response of up to 24 exceed the engine's 256; lower data"):
+        ray.get(worker.submit.remote([request(0, [40] * 250)]))
+    assert sample(worker, [request(1, [40] * 232)])[1]
+
+
+def test_refused_weights_leave_the_engine_as_it_was(worker: Any, qwen: Path) -> None:
+    good = publish(qwen, 1)
+    ray.get(worker.load.remote(good))
+    before = sample(worker, [request(0)])[0]
+
+    tensors = named_tensors(load_policy(qwen))
+    with pytest.raises(ValueError, match=r"version 2 do not fit the model: .* is missing"):
+        ray.get(worker.load.remote(weights.publish(2, [tensors[1:]])))
+    forged = replace(good, version=2, handle=(good.handle[0], replace(good.handle[1], handle=good.handle[0].handle)))
+    with pytest.raises(ValueError, match="version 2: bucket 1 has checksum"):
+        ray.get(worker.load.remote(forged))
+
+    after = sample(worker, [request(0)])[0]
+    assert ray.get(worker.status.remote()).version == 1
+    assert [tokens.tolist() for tokens, _, _ in after] == [tokens.tolist() for tokens, _, _ in before]
+
+
+def test_publishing_a_name_twice_is_refused(qwen: Path) -> None:
+    tensors = named_tensors(load_policy(qwen))
+    with pytest.raises(ValueError, match=r"published twice: model\.embed_tokens\.weight"):
+        weights.publish(1, [tensors, tensors[:1]])
+
+
+def test_weights_loaded_in_flight_sample_the_rest(worker: Any, qwen: Path, policies: Callable[..., Path]) -> None:
+    other = policies(seed=1)
+    models = {1: load_policy(qwen), 2: load_policy(other)}
+    second = publish(other, 2)
+    ray.get(worker.load.remote(publish(qwen, 1)))
+    begun = ray.get(worker.status.remote()).num_tokens
+    asked = [request(ticket, (40 + ticket, 50), max_response_tokens=250) for ticket in range(8)]
+    ray.get(worker.submit.remote(asked))
+    while ray.get(worker.status.remote()).num_tokens < begun + 16:
+        time.sleep(0.01)
+    ray.get(worker.load.remote(second))
+
+    seen = set()
+    for ticket, samples in harvest(worker, len(asked))[1].items():
+        for tokens, logprobs, versions in samples:
+            whole = np.concatenate([asked[ticket].tokens, tokens])
+            by_version = {version: logprobs_of(model, whole)[1:] for version, model in models.items()}
+            expected = np.where(versions == 1, by_version[1], by_version[2])
+            np.testing.assert_allclose(logprobs, expected, atol=1e-4)
+            assert versions.tolist() == sorted(versions.tolist())
+            seen.add((versions[0], versions[-1]))
+    assert (1, 2) in seen, "the load came before the first token or after the last"
+
+
+@pytest.mark.parametrize(("architecture", "tied"), [("qwen3", False), ("llama", True), ("llama", False)])
+def test_after_a_load_the_policy_is_the_new_one(
+    worker: Any, policies: Callable[..., Path], architecture: str, tied: bool
+) -> None:
+    folders = [policies(architecture=architecture, tied=tied, seed=seed) for seed in (0, 1)]
+    ray.get(worker.become.remote(spec_of(folders[0])))
+    for version, folder in enumerate(folders):
+        ray.get(worker.load.remote(publish(folder, version)))
+        sampled = sample(worker, [request(at, (30 + at, 31), temperature=0.0, num_samples=1) for at in range(4)])
+        model = load_policy(folder)
+        for at, ((tokens, logprobs, _),) in sampled.items():
+            prompt = np.array([30 + at, 31])
+            assert tokens.tolist() == greedy(model, prompt, 24, EOS)
+            expected = logprobs_of(model, np.concatenate([prompt, tokens]))[1:]
+            np.testing.assert_allclose(logprobs, expected, atol=1e-4)
+
+
+def test_a_response_ends_with_the_first_stop_token(worker: Any, qwen: Path) -> None:
+    stops = (EOS, *range(20, 40))
+    ray.get(worker.become.remote(spec_of(qwen, stops)))
+    ray.get(worker.load.remote(publish(qwen, 1)))
+    ray.get(worker.submit.remote([request(0, num_samples=16, max_response_tokens=100)]))
+    (group,), columns = harvest(worker, 1)
+    for result, (tokens, _, _) in zip(group.samples, columns[0], strict=True):
+        assert result.finish_reason == "stop"
+        assert tokens[-1] in stops
+        assert not set(tokens[:-1].tolist()) & set(stops)
+
+
+def test_a_broken_engine_says_so_in_an_error_of_ours(worker: Any, qwen: Path) -> None:
+    ray.get(worker.become.remote(spec_of(qwen)))
+    ray.get(worker.load.remote(publish(qwen, 1)))
+    ray.get(worker.submit.remote([request(0, [10**6])]))  # no such token: the embedding raises
+    with pytest.raises(EngineFailed, match="rollout engine: IndexError"):
+        ray.get(worker.collect.remote()[0])
+    assert "IndexError" in ray.get(worker.status.remote()).error
+    with pytest.raises(EngineFailed):
+        ray.get(worker.submit.remote([request(1)]))
+    assert "vllm" not in sys.modules
+
+
+def test_settings_that_an_engine_would_not_obey_are_refused(qwen: Path) -> None:
+    with pytest.raises(ValueError, match="tensor_parallel_size=2"):
+        replace(spec_of(qwen), config=RolloutConfig(tensor_parallel_size=2))
+    with pytest.raises(ValueError, match=r"temperature=0\.001"):
+        replace(spec_of(qwen), config=RolloutConfig(sampling=SamplingConfig(temperature=0.001)))
