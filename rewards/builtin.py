@@ -11,6 +11,7 @@ class Builtin:
     summary: str
     timeout_seconds: float | None = None
     depends_on: tuple[str, ...] = ()
+    is_remote: bool = False  # asked over the network by the pool itself, rather than run in one of its processes
 
 
 _TEXTS = ("prompt", "response", "answer")
@@ -38,5 +39,10 @@ BUILTINS: dict[str, Builtin] = {
         target="rewards.code:score_code",
         summary="the share of tests that the response's program passes, in a bubblewrap sandbox",
         timeout_seconds=60.0,
+    ),
+    "http": Builtin(
+        target="rewards.remote:RemoteReward",
+        summary="what a reward server answers (`wutong reward serve`); args: url",
+        is_remote=True,
     ),
 }

@@ -16,6 +16,7 @@ from rewards.contract import UNFIT, RewardError, RewardInput, Score
 from rewards.lane import Job, Lane
 from rewards.loading import find
 from rewards.processes import Keeper, Worker
+from rewards.remote import RemoteConfig, RemoteReward
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,11 @@ class RewardPool:
         self._folder = (folder or Path.cwd()).resolve()
         self._rows = [None if find(spec.use, self._folder) else BUILTINS[spec.use] for spec in self._specs]
         self._caches = [VerdictCache(row.depends_on if row and is_caching else ()) for row in self._rows]
+        self._remotes = {
+            number: _remote(spec)
+            for number, (spec, row) in enumerate(zip(self._specs, self._rows, strict=True))
+            if row and row.is_remote
+        }
         self._is_batch: list[bool] = []
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._lanes: list[Lane] = []
@@ -120,6 +126,8 @@ class RewardPool:
         """Hand `items` to the lanes: a batch reward as they are, others in pieces that all lanes can share."""
         if not self._lanes:
             raise RuntimeError("RewardPool.start() has not been called, or close() has")
+        if number in self._remotes:
+            return await asyncio.to_thread(self._remotes[number].score, items) if items else []
         is_batch = self._is_batch[number]
         size = len(items) if is_batch else min(_ITEMS_PER_JOB, -(-len(items) // len(self._lanes)))
         jobs = [self._job(number, items[at : at + size]) for at in range(0, len(items), max(size, 1))]
@@ -140,7 +148,7 @@ class RewardPool:
         )
 
     def _new_keeper(self) -> Keeper:
-        return Keeper(sorted({row.target.partition(":")[0] for row in self._rows if row}))
+        return Keeper(sorted({row.target.partition(":")[0] for row in self._rows if row and not row.is_remote}))
 
     def _spawn(self) -> Worker:
         with self._keeper_lock:
@@ -156,12 +164,18 @@ class RewardPool:
         return {
             "folder": str(self._folder),
             "memory_bytes": int(self._limits.memory_gib * 2**30),
-            "rewards": [{"use": spec.use, "args": spec.args} for spec in self._specs],
+            "rewards": [
+                None if number in self._remotes else {"use": spec.use, "args": spec.args}
+                for number, spec in enumerate(self._specs)
+            ],
         }
 
     def _dry_run(self, rows: Sequence[RewardInput], is_real: bool) -> None:
         for number, spec in enumerate(self._specs):
             items = [row for row in rows if not is_real or spec.task in (None, row.columns.get("task"))][:2]
+            if number in self._remotes:
+                self._remotes[number].score(items)
+                continue
             job = self._job(number, items)
             self._jobs.put(job)
             for item, score in zip(items, job.future.result(), strict=True):
@@ -171,6 +185,14 @@ class RewardPool:
                 if is_real or score.detail.startswith(UNFIT):
                     raise RewardError(message)
                 logger.warning("%s (the sample is made up, with no columns)", message)
+
+
+def _remote(spec: RewardSpec) -> RemoteReward:
+    try:
+        return RemoteReward(RemoteConfig(**spec.args))  # type: ignore[arg-type]
+    except TypeError as error:
+        names = ", ".join(RemoteConfig.__dataclass_fields__)
+        raise RewardError(f"rewards: http: {error}; the args are {names}") from error
 
 
 def _is_meant(spec: RewardSpec, item: RewardInput, verdicts: dict[str, Score]) -> bool:

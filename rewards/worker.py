@@ -57,11 +57,12 @@ def serve(connection: socket.socket) -> None:
     setup = _read_frame(stream)
     _limit(setup["memory_bytes"])
     try:
-        rules = [load(reward["use"], reward["args"], Path(setup["folder"])) for reward in setup["rewards"]]
+        folder = Path(setup["folder"])
+        rules = [reward and load(reward["use"], reward["args"], folder) for reward in setup["rewards"]]
     except RewardError as error:
         _reply(connection, {"error": str(error)})
         return
-    _reply(connection, {"batch": [rule.is_batch for rule in rules]})
+    _reply(connection, {"batch": [bool(rule and rule.is_batch) for rule in rules]})
     while frame := _read_frame(stream):
         scores = _judge(connection, rules[frame["reward"]], wire.load_inputs(frame["items"]))
         is_spent = _is_spent(scores, setup["memory_bytes"])

@@ -1,0 +1,104 @@
+"""How fast the math reward judges, and that hostile answers slow nobody else down.
+
+OMP_NUM_THREADS=1 python -m benchmarks.rewards [--data FOLDER with gsm8k/model_solutions.jsonl]
+"""
+
+import argparse
+import asyncio
+import json
+import re
+import time
+from collections import Counter
+from pathlib import Path
+
+from configs.schema.rewards import RewardPoolConfig, RewardSpec
+from rewards.contract import RewardInput
+from rewards.pool import RewardPool
+
+
+def main() -> None:
+    """Print one line a measurement."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared/data")
+    folder = parser.parse_args().data
+    started = time.perf_counter()
+    pool = _pool("boxed")
+    print(f"start of a pool with one process: {time.perf_counter() - started:.2f} s")
+    short_answers(pool)
+    hang_then_recover(pool)
+    asyncio.run(loop_stays_free(pool))
+    pool.close()
+    path = folder / "gsm8k/model_solutions.jsonl"
+    if path.is_file():
+        gsm8k(path)
+    else:
+        print(f"GSM8K: {path} is not here")
+
+
+def _pool(marker: str) -> RewardPool:
+    pool = RewardPool([RewardSpec(use="math", args={"marker": marker})], RewardPoolConfig(), is_caching=False)
+    pool.start()
+    return pool
+
+
+def _item(response: str, answer: str) -> RewardInput:
+    return RewardInput(prompt="", response=response, answer=answer)
+
+
+def short_answers(pool: RewardPool) -> None:
+    """Batches that texts and exact numbers decide, as in the arithmetic demonstration."""
+    times = []
+    for batch in range(20):
+        answers = range(batch * 512, (batch + 1) * 512)
+        items = [_item(f"so it is \\boxed{{{number}}}", str(number + number % 2)) for number in answers]
+        started = time.perf_counter()
+        pool.score_blocking(items)
+        times.append(time.perf_counter() - started)
+    times.sort()
+    print(f"512 short answers: median {1e3 * times[10]:.1f} ms, worst {1e3 * times[-1]:.1f} ms", end="; ")
+    print(f"{512 / times[10]:,.0f} verdicts/s with one process")
+
+
+def hang_then_recover(pool: RewardPool) -> None:
+    """What one answer that hangs costs beyond its own limit of a second."""
+    started = time.perf_counter()
+    pool.score_blocking([_item(r"\boxed{9^{9^{9^{9}}}}", "42"), _item(r"\boxed{\frac{84}{2}}", "42")])
+    print(f"an answer that hangs, and the next one: {time.perf_counter() - started:.2f} s (limit 1 s)")
+
+
+async def loop_stays_free(pool: RewardPool) -> None:
+    """1,000 verdicts, 5 % of them hostile, while the same event loop wakes every 5 ms."""
+    items = [_item(f"\\boxed{{{number}}}", str(number)) for number in range(1000)]
+    items[::20] = [_item(f"\\boxed{{9^{{9^{{9^{{{number}}}}}}}}}", "42") for number in range(2, 52)]
+    started = time.perf_counter()
+    task = asyncio.create_task(pool.score(items))
+    longest, before = 0.0, time.perf_counter()
+    while not task.done():
+        await asyncio.sleep(0.005)
+        longest, before = max(longest, time.perf_counter() - before), time.perf_counter()
+    statuses = Counter(score.status.value for score in task.result())
+    print(
+        f"1,000 verdicts, 50 hostile: {time.perf_counter() - started:.1f} s, {dict(statuses)}, "
+        f"longest pause of the event loop {1e3 * longest:.0f} ms"
+    )
+
+
+def gsm8k(path: Path) -> None:
+    """All published solutions in four presentations: agreement with the published verdict, and speed."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for marker, form in {"boxed": "\\boxed{%s}", "hashes": "#### %s", "answer_is": "Answer: %s", "raw": "%s"}.items():
+        items = []
+        for row in rows:
+            answer = re.search(r"A: (.*)\Z", row["solution"], re.DOTALL)
+            items.append(_item(f"{row['solution']}\n{form % (answer[1].strip() if answer else '')}", row["answer"]))
+        pool = _pool(marker)
+        started = time.perf_counter()
+        scores = pool.score_blocking(items)
+        seconds = time.perf_counter() - started
+        pool.close()
+        agree = sum((score.value == 1.0) == row["is_correct"] for score, row in zip(scores, rows, strict=True))
+        print(f"GSM8K, marker {marker}: {agree} of {len(rows)} agree, {len(rows) / seconds:,.0f} verdicts/s")
+
+
+if __name__ == "__main__":
+    main()
