@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
@@ -22,6 +23,7 @@ from vllm.v1.engine.core_client import InprocClient
 from vllm.v1.executor import Executor
 
 from actors.messages import RolloutSpec, SequenceRequest
+from actors.sampler import SeededSampler
 from experience.episode import Completion
 
 CPU_BLOCK_TOKENS = 32  # tokens of a KV-cache block; vLLM's CPU attention takes multiples of 32 only
@@ -32,6 +34,7 @@ MIN_BATCHED_TOKENS = 8192  # prompt tokens that one step may take in
 class _Running:
     """A sequence in the making."""
 
+    seed: int
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
@@ -56,7 +59,10 @@ class Engine:
         self._config = engine_args(spec).create_engine_config()
         self._core = InprocClient(self._config, Executor.get_class(self._config), log_stats=False)
         executor: Any = self._core.engine_core.model_executor
-        self._model: torch.nn.Module = executor.driver_worker.worker.get_model()
+        runner = executor.driver_worker.worker.model_runner
+        self._model: torch.nn.Module = runner.get_model()
+        self._batch = runner.input_batch
+        runner.sampler.topk_topp_sampler = SeededSampler(self._rows)
 
     @property
     def ties_embeddings(self) -> bool:
@@ -70,7 +76,7 @@ class Engine:
 
     def add(self, request: SequenceRequest) -> None:
         """Take a sequence in; it is sampled from the next step on."""
-        self._running[request.id] = _Running()
+        self._running[request.id] = _Running(seed=request.seed)
         self._core.add_request(core_request(request, self._spec.stop_token_ids))
 
     def step(self) -> list[tuple[str, Completion]]:
@@ -87,6 +93,11 @@ class Engine:
                 del self._running[output.request_id]
                 finished.append((output.request_id, running.completion(str(output.finish_reason))))
         return finished
+
+    def _rows(self) -> tuple[list[int], NDArray[np.integer]]:
+        """Seed and number of tokens of each sequence of the batch under way."""
+        ids = self._batch.req_ids
+        return [self._running[id_].seed for id_ in ids], self._batch.num_tokens_no_spec[: len(ids)]
 
     def load(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Replace the weights, between two steps. Running sequences go on under the new version.
@@ -151,10 +162,8 @@ def engine_args(spec: RolloutSpec) -> EngineArgs:
 
 def core_request(request: SequenceRequest, stop_token_ids: tuple[int, ...]) -> EngineCoreRequest:
     """A sequence in vLLM's terms."""
-    is_greedy = request.temperature == 0
     params = SamplingParams(
         temperature=request.temperature,
-        seed=None if is_greedy else request.seed,
         max_tokens=request.max_tokens,
         stop_token_ids=list(stop_token_ids),
         logprobs=0,

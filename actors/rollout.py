@@ -40,6 +40,7 @@ def environment(spec: RolloutSpec) -> dict[str, str]:
     """Environment variables of the worker's process; most are read when torch or vLLM is imported."""
     variables = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in the actor's process
+        "VLLM_USE_V2_MODEL_RUNNER": "0",  # its sampler can't be exchanged for the one of actors/sampler.py
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",

@@ -1,6 +1,6 @@
 """How long a rollout worker takes to start, to sample and to take new weights, against bare vLLM.
 
-OMP_NUM_THREADS=1 python benchmarks/rollout.py [--prompts 64] [--samples 8] [--tokens 24]
+OMP_NUM_THREADS=1 python -m benchmarks.rollout [--prompts 64] [--samples 8] [--tokens 24]
 """
 
 import argparse
@@ -31,7 +31,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "1M": {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "head_dim": 32},
     "100M": {"hidden_size": 768, "intermediate_size": 2560, "num_hidden_layers": 12, "head_dim": 64},
 }
-# Both sides sample the same distribution with a seed each; the bare engine gets no other work.
+# Without seeds, which vLLM serves by one generator a sequence. Log-probs are asked for, as in training.
 BARE = """
 import os, sys, time, json
 begin = time.monotonic()
@@ -40,7 +40,7 @@ prompts, samples, tokens, model = int(sys.argv[1]), int(sys.argv[2]), int(sys.ar
 llm = LLM(model, dtype="float32", enforce_eager=True, max_model_len=128, distributed_executor_backend="uni",
           block_size=32, skip_tokenizer_init=True, max_num_seqs=512, logprobs_mode="processed_logprobs",
           async_scheduling=False)
-params = SamplingParams(n=samples, temperature=1.0, seed=0, max_tokens=tokens, logprobs=0, detokenize=False,
+params = SamplingParams(n=samples, temperature=1.0, max_tokens=tokens, logprobs=0, detokenize=False,
                         ignore_eos=True)
 asked = [{"prompt_token_ids": [10 + i % 50 + j for j in range(12)]} for i in range(prompts)]
 llm.generate(asked[:1], params, use_tqdm=False)

@@ -149,6 +149,17 @@ def test_a_sample_does_not_depend_on_its_company(worker: Any, qwen: Path) -> Non
             assert np.array_equal(logprobs, alone_logprobs)
 
 
+def test_prompts_that_one_step_cannot_take_in_change_no_sample(worker: Any, qwen: Path) -> None:
+    ray.get(worker.load.remote(publish(qwen, 1)))
+    long = [np.random.default_rng(at).integers(10, 90, 210).tolist() for at in range(60)]
+    together = sample(worker, [request(at, long[at], ordinal=at) for at in range(60)])  # 12,600 prompt tokens
+    for at in (0, 38, 39, 59):
+        alone = sample(worker, [request(100, long[at], ordinal=at)])[100]
+        for (tokens, logprobs, _), (alone_tokens, alone_logprobs, _) in zip(together[at], alone, strict=True):
+            assert np.array_equal(tokens, alone_tokens)
+            np.testing.assert_allclose(logprobs, alone_logprobs, atol=1e-5)
+
+
 def test_samples_of_a_group_and_of_other_seeds_differ(worker: Any, qwen: Path) -> None:
     ray.get(worker.load.remote(publish(qwen, 1)))
     first = sample(worker, [request(0, ordinal=5, num_samples=4)])[0]
