@@ -24,6 +24,7 @@ def main() -> None:
     started = time.perf_counter()
     pool = _pool("boxed")
     print(f"start of a pool with one process: {time.perf_counter() - started:.2f} s")
+    one_core()
     short_answers(pool)
     hang_then_recover(pool)
     asyncio.run(loop_stays_free(pool))
@@ -57,6 +58,22 @@ def short_answers(pool: RewardPool) -> None:
     times.sort()
     print(f"512 short answers: median {1e3 * times[10]:.1f} ms, worst {1e3 * times[-1]:.1f} ms", end="; ")
     print(f"{512 / times[10]:,.0f} verdicts/s with one process")
+
+
+def one_core() -> None:
+    """CPU seconds of the rule itself, without the pool: what a verdict costs on an idle machine."""
+    from rewards.math_answer import score_math
+
+    score_math(_item(r"\boxed{\frac{1}{2}}", "0.5"))  # imports and the parser's tables
+    exact = [_item(f"so it is \\boxed{{{number}}}", str(number + number % 2)) for number in range(20_000)]
+    parsed = [
+        _item(f"so it is \\boxed{{\\frac{{{number}}}{{7}}+x}}", f"\\frac{{{number}}}{{7}}+x+1") for number in range(200)
+    ]
+    for name, items in (("texts and exact numbers", exact), ("formulas, each new", parsed)):
+        started = time.process_time()
+        for item in items:
+            score_math(item)
+        print(f"one core, {name}: {len(items) / (time.process_time() - started):,.0f} verdicts/s of CPU time")
 
 
 def hang_then_recover(pool: RewardPool) -> None:

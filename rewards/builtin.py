@@ -24,6 +24,8 @@ def _rule(target: str, summary: str) -> Builtin:
 BUILTINS: dict[str, Builtin] = {
     "math": _rule("math_answer:score_math", "1 when the marked answer equals the gold as mathematics"),
     "gsm8k": _rule("gsm8k:score_gsm8k", "1 when the number after the last #### is the gold number"),
+    "math_gold": _rule("math_answer:score_math_gold", "1 when the gold answer can be read as mathematics"),
+    "number_gold": _rule("gsm8k:score_number_gold", "1 when the gold answer is a number, after #### if that is there"),
     "choice": _rule("choice:score_choice", "1 when the marked answer names the gold letter and no other"),
     "exact": _rule("exact:score_exact", "1 when the marked text is the gold text"),
     "number": _rule("exact:score_number", "1 when the marked number is within a tolerance of the gold"),

@@ -5,6 +5,7 @@ hide their failure as "unequal"): this module belongs into a process that its pa
 """
 
 import functools
+import logging
 import math
 import re
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from math_verify import LatexExtractionConfig, parse, verify
 
 from rewards.numbers import decimal_places, read_decimal_comma, read_number
 from rewards.raw_text import ending, last_number
+
+logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its time-outs are off, as they must be
 
 _SAME = (
     ("\\left", ""), ("\\right", ""), ("\\!", ""), ("\\,", ""), ("\\;", ""), ("\\$", ""), ("$", ""),
@@ -62,6 +65,17 @@ def are_equal(answer: str, gold: str, policies: Policies, is_whole: bool = True)
         return False
     decided = _numbers_equal(left, right, policies.min_rounded_decimals)
     return _verified(answer, gold, policies, is_whole) if decided is None else decided
+
+
+def check_gold(gold: str) -> None:
+    """UnreadableGold unless `gold` is a number or a formula, or one word (which only itself can equal)."""
+    plain = normalised(gold)
+    if not plain:
+        raise UnreadableGold("the gold answer is empty")
+    if read_number(plain) is not None or plain.isalpha():
+        return
+    if all(isinstance(part, str) for part in parsed(gold, is_whole=False)):
+        raise UnreadableGold(f"the gold answer {gold[-80:]!r} does not parse")
 
 
 @functools.lru_cache(maxsize=8192)

@@ -26,5 +26,11 @@ def score_gsm8k(item: RewardInput) -> Score:
     return Score(value=float(read_number(_bare(found.answers[0])) == gold), detail=found.answers[0])
 
 
+def score_number_gold(item: RewardInput) -> Score:
+    """1 when the gold answer is a number (after the last `####`, where there is one); else 0."""
+    is_number = read_number(_bare((item.answer or "").rpartition("####")[2])) is not None
+    return Score(value=float(is_number), detail="" if is_number else f"{(item.answer or '')[-80:]!r} is no number")
+
+
 def _bare(text: str) -> str:
     return _UNITS.sub("", text.strip())

@@ -1,20 +1,17 @@
 """The mathematics reward: find the marked answer, and compare it with the gold answer."""
 
-import logging
 import re
 from typing import Any
 
 from rewards.contract import RewardError, RewardInput, Score, Status
-from rewards.equality import Policies, UnreadableGold, are_equal, warm_up
+from rewards.equality import Policies, UnreadableGold, are_equal, check_gold, warm_up
 from rewards.markers import MARKERS, boxes_in, final_text, find_answer
 
-__all__ = ["gold_answer", "score_math", "warm_up"]
+__all__ = ["gold_answer", "score_math", "score_math_gold", "warm_up"]
 
 _SEPARATOR = re.compile(r"[,;]|\\text\s*\{[^{}]*\b(?:and|or)\b[^{}]*\}|\b(?:and|or)\b")
 _THOUSANDS = re.compile(r"(?<=[0-9])(?:,|\{,\}|,\\!\s?|,\s\\!)(?=[0-9]{3}(?![0-9]))|(?<=[0-9])\{,\}(?=[0-9])")
 _SEVERAL = re.compile(r"[,;&]|\\pm|\\cup|\band\b|\bor\b|\\text\s*\{[^{}]*\b(?:and|or)\b")
-
-logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its time-outs are off, as they must be
 
 
 def score_math(item: RewardInput, marker: str = "boxed", **policies: Any) -> Score:
@@ -38,6 +35,15 @@ def score_math(item: RewardInput, marker: str = "boxed", **policies: Any) -> Sco
     if not found.answers:
         return Score(value=0.0, status=Status.NO_ANSWER, detail=f"no answer in the form {marker!r}")
     return _verdict(", ".join(found.answers), gold_answer(item.answer), chosen, is_whole=not found.is_text)
+
+
+def score_math_gold(item: RewardInput) -> Score:
+    """1 when the gold answer can be compared with; else 0, and the detail says why."""
+    try:
+        check_gold(gold_answer(item.answer))
+    except UnreadableGold as error:
+        return Score(value=0.0, detail=str(error))
+    return Score(value=1.0)
 
 
 def _verdict(answer: str, gold: str, policies: Policies, is_whole: bool) -> Score:

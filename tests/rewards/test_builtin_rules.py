@@ -1,6 +1,7 @@
 """The other built-in rules, each with answers that try to earn what they should not."""
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,11 +32,11 @@ def value(result: Score | float) -> float | None:
     return result.value if isinstance(result, Score) else result
 
 
-@pytest.mark.parametrize("name", BUILTINS)
+@pytest.mark.parametrize("name", [name for name, row in BUILTINS.items() if not row.is_remote])
 def test_every_row_of_the_table_names_a_function_that_takes_an_item(name: str) -> None:
     module, _, function = BUILTINS[name].target.partition(":")
     rule = getattr(importlib.import_module(module), function)
-    assert next(iter(importlib.import_module("inspect").signature(rule).parameters)) == "item"
+    assert next(iter(inspect.signature(rule).parameters)) == "item"
     assert rule.__doc__
 
 

@@ -53,6 +53,8 @@ def test_no_rule_fails_on_a_hostile_answer() -> None:
     specs = [RewardSpec(use=name) for name in plain] + [RewardSpec(use="blocklist", args={"words": ["bomb"]})]
     pool = RewardPool(specs, RewardPoolConfig(memory_gib=1))
     pool.start()
+    PLANTED.unlink(missing_ok=True)
     scores = pool.score_blocking([sample(name, response) for name, response in ANSWERS])
     pool.close()
+    assert not PLANTED.exists()
     assert {name: s.detail for (name, _), s in zip(ANSWERS, scores, strict=True) if s.status.is_failure} == {}
