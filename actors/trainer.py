@@ -146,7 +146,10 @@ class TrainerGroup:
         return group
 
     async def update(self, batch: Batch) -> Mapping[str, float]:
-        """One optimiser step a mini-batch, with one call to each rank."""
+        """One optimiser step a mini-batch, with one call to each rank; a batch without any changes nothing."""
+        if not batch.mini_batches:
+            logger.warning("no step taken: the batch holds no sequence to learn from")
+            return {}
         blocks = _shared(batch.blocks)
         arguments = []
         for rank in range(len(self._ranks)):

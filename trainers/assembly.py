@@ -25,7 +25,6 @@ from trainers.rng import load_rng, save_rng
 from trainers.zero import FrozenModel, ZeroEngine
 
 EXPORT_BUCKET_BYTES = 2 << 30
-REFERENCE_BUCKET_BYTES = 256 << 20
 
 
 def build_model(spec: LearnerSpec) -> PolicyModel:

@@ -6,9 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch import distributed as dist
 
@@ -57,11 +55,6 @@ class RankTrainer:
         metrics = self._reduce({**_mean_of_updates(merge(measured), len(mini_batches)), **usage})
         return {**_with_rates(metrics), **_summarise(reports), **self._objective.derived(metrics)}
 
-    def logprobs(self, micro_batches: Sequence[MicroBatch], blocks: Blocks) -> list[NDArray[np.float32]]:
-        """Log-probs of each micro-batch under the current policy, [T] each, 0 outside its response_mask."""
-        with self.engine.inference():
-            return [self._score(micro, blocks)[0].float().cpu().numpy() for micro in micro_batches]
-
     def evaluate(self, mini_batch: MiniBatch, blocks: Blocks) -> dict[str, float]:
         """Mean cross-entropy over the counted tokens of held-out data, all ranks together."""
         measured: list[Measures] = []
@@ -72,11 +65,6 @@ class RankTrainer:
                 measured.append({"eval/loss": mean_over(-logprobs, packed.response_mask)})
         metrics = self._reduce(merge(measured))
         return {**metrics, "eval/perplexity": perplexity(metrics["eval/loss"])}
-
-    def refresh_reference(self, nbytes: int) -> None:
-        """Make the reference a copy of the current policy."""
-        assert self._reference is not None
-        self._reference.copy_from(self.engine, nbytes)
 
     def _score_lanes(self, mini_batches: Sequence[MiniBatch], blocks: Blocks) -> _Lanes:
         """Old and reference log-probs; a micro-batch that comes in several epochs is scored once."""

@@ -188,10 +188,6 @@ class ZeroEngine:
             raise ValueError(f"{folder / SHARD_FOLDER}: no weights for rank {self.rank} of {self.world_size}")
         self.steps = int(state["wutong_steps"])
 
-    def close(self) -> None:
-        """Give back DeepSpeed's hooks and buffers."""
-        self._engine.destroy()
-
 
 class FrozenModel:
     """One rank of a model that is never trained, partitioned only where the trained one is (ZeRO-3)."""
@@ -207,17 +203,6 @@ class FrozenModel:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward pass, without gradients."""
         return self._model(*args, **kwargs)
-
-    @torch.no_grad()
-    def copy_from(self, engine: ZeroEngine, nbytes: int) -> None:
-        """Take over the weights of `engine`, which holds a model of the same shape."""
-        module = self._model.module if self._is_partitioned else self._model
-        parameters = dict(module.named_parameters())
-        for bucket in engine.buckets(nbytes):
-            targets = [parameters[name] for name, _ in bucket]
-            with deepspeed.zero.GatheredParameters(targets, modifier_rank=0, enabled=self._is_partitioned):
-                for target, (_, source) in zip(targets, bucket, strict=True):
-                    target.copy_(source)
 
 
 def _bound_waits(seconds: float) -> None:
