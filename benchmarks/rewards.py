@@ -66,9 +66,8 @@ def one_core() -> None:
 
     score_math(_item(r"\boxed{\frac{1}{2}}", "0.5"))  # imports and the parser's tables
     exact = [_item(f"so it is \\boxed{{{number}}}", str(number + number % 2)) for number in range(20_000)]
-    parsed = [
-        _item(f"so it is \\boxed{{\\frac{{{number}}}{{7}}+x}}", f"\\frac{{{number}}}{{7}}+x+1") for number in range(200)
-    ]
+    formulas = [f"\\frac{{{number}}}{{7}}+x" for number in range(200)]
+    parsed = [_item(f"so it is \\boxed{{{formula}}}", f"{formula}+1") for formula in formulas]
     for name, items in (("texts and exact numbers", exact), ("formulas, each new", parsed)):
         started = time.process_time()
         for item in items:

@@ -29,6 +29,11 @@ BUILTINS: dict[str, Builtin] = {
     "choice": _rule("choice:score_choice", "1 when the marked answer names the gold letter and no other"),
     "exact": _rule("exact:score_exact", "1 when the marked text is the gold text"),
     "number": _rule("exact:score_number", "1 when the marked number is within a tolerance of the gold"),
+    "countdown": Builtin(
+        target="rewards.countdown:score_countdown",
+        summary="1 when the marked expression uses the given numbers and equals the target",
+        timeout_seconds=1.0,
+    ),
     "format": _rule("format_tags:score_format", "1 for one section a tag, in order (<think>, <answer>)"),
     "regex": _rule("pattern:score_regex", "1 when the response holds a pattern"),
     "json_schema": _rule("pattern:score_json_schema", "1 when the response is JSON that conforms to a schema"),
