@@ -48,7 +48,7 @@ def long_tail() -> Lengths:
 
 
 def measure(lengths: Lengths, repeats: int) -> dict[str, list[float]]:
-    """CPU seconds of each variant, `repeats` times in turn; other work on the machine hardly moves them.
+    """CPU seconds of each variant, `repeats` times in turn; other work moves them less than wall time.
 
     A first round warms up, and holds every variant's gradients against the first one's.
     """
