@@ -28,7 +28,7 @@ def score_countdown(
         return Score(value=0.0, status=Status.NO_ANSWER, detail=f"no answer in the form {marker!r}")
     if found.refusal or len(found.answers) > 1:
         return Score(value=0.0, status=Status.REFUSED, detail=found.refusal or "several answers")
-    expression, equals, claimed = found.answers[0].partition("=")
+    expression, equals, claimed = " ".join(found.answers).partition("=")
     if not _ALLOWED.fullmatch(expression) or (equals and read_number(claimed) != target):
         return Score(value=0.0, detail="no expression of + - * / ( ) that claims the target")
     used, available = Counter(map(int, re.findall("[0-9]+", expression))), Counter(map(int, given))

@@ -1,6 +1,7 @@
 """The processes that run rewards, behind one call: samples in, composed scores out."""
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
@@ -15,12 +16,13 @@ from rewards.composition import compose
 from rewards.contract import UNFIT, RewardError, RewardInput, Score
 from rewards.lane import Job, Lane
 from rewards.loading import find
-from rewards.processes import Keeper, Worker
+from rewards.processes import Keeper, KeeperLost, Worker
 from rewards.remote import RemoteConfig, RemoteReward
 
 logger = logging.getLogger(__name__)
 
 _ITEMS_PER_JOB = 64
+_KEEPERS_TO_TRY = 3
 _EXAMPLES = (
     RewardInput(
         prompt="What is 1 + 1?", response="It is \\boxed{2}.", answer="2", num_response_tokens=8, id="example 1"
@@ -66,7 +68,6 @@ class RewardPool:
         `rows`: samples of the run's data, of which each reward is given the first two meant for it. Without them
         two made-up samples are used, and since those lack the data set's columns an exception is only logged.
         """
-        self._keeper = self._new_keeper()
         try:
             first = self._spawn()
             self._is_batch = first.is_batch
@@ -151,14 +152,22 @@ class RewardPool:
         return Keeper(sorted({row.target.partition(":")[0] for row in self._rows if row and not row.is_remote}))
 
     def _spawn(self) -> Worker:
+        """A new worker; where the keeper has died, from a new keeper."""
+        for _ in range(_KEEPERS_TO_TRY):
+            with contextlib.suppress(KeeperLost):
+                return self._living_keeper().spawn(self._setup())
+        raise RuntimeError(f"{_KEEPERS_TO_TRY} keepers of reward workers died in a row; is the machine out of memory?")
+
+    def _living_keeper(self) -> Keeper:
         with self._keeper_lock:
             if self._is_closed:
                 raise RuntimeError("the reward pool is closed")
-            if self._keeper is None or not self._keeper.is_alive:
+            if self._keeper is not None and not self._keeper.is_alive:
                 logger.warning("the process that forks reward workers is gone; starting another")
-                self._keeper = self._new_keeper()
-            keeper = self._keeper
-        return keeper.spawn(self._setup())
+                self._keeper.close()
+                self._keeper = None
+            self._keeper = self._keeper or self._new_keeper()
+            return self._keeper
 
     def _setup(self) -> dict[str, Any]:
         return {

@@ -33,6 +33,10 @@ main(int(sys.argv[2]), sys.argv[3:])
 """
 
 
+class KeeperLost(Exception):
+    """The process that forks workers died."""
+
+
 class WorkerLost(Exception):
     """The worker died; the message says how."""
 
@@ -56,11 +60,15 @@ class Keeper:
             raise RewardError(f"the process that runs rewards did not start: {self._last_words()}")
 
     def spawn(self, setup: dict[str, Any]) -> "Worker":
-        """A new worker with its rewards loaded; RewardError when one cannot be."""
+        """A new worker with its rewards loaded; RewardError when one cannot be, KeeperLost when this one died."""
         ours, theirs = socket.socketpair()
-        with self._lock, theirs:
-            socket.send_fds(self._control, [SPAWN], [theirs.fileno()])
-            (pid,) = _PID.unpack(self._receive(_PID.size))
+        try:
+            with self._lock, theirs:
+                socket.send_fds(self._control, [SPAWN], [theirs.fileno()])
+                (pid,) = _PID.unpack(self._receive(_PID.size))
+        except (OSError, struct.error) as error:
+            ours.close()
+            raise KeeperLost(str(error)) from error
         worker = Worker(pid=pid, connection=ours, keeper=self)
         try:
             worker.send(setup, _LOADING_SECONDS)
