@@ -53,7 +53,8 @@ class RunFolder:
 
     def _make(self) -> None:
         try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o750)
+            for folder in (self.path, self.trajectories, self.checkpoints):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o750)
         except OSError as error:
             raise ValueError(f"output_dir: can't make {self.path} ({error.strerror})") from None
         if not os.access(self.path, os.W_OK):

@@ -44,7 +44,8 @@ class RlObserver(Observer):
         self._store_every = run.logging.trajectories_every_steps
         self._roles, self._meter, self._folder = roles, meter, folder
         self._held_out, self._saver = held_out, saver
-        self._writing: asyncio.Task[None] | None = None
+        self._writing: list[asyncio.Task[None]] = []
+        self._one_at_a_time = asyncio.Lock()
         self.evaluations: dict[int, Mapping[str, float]] = {}
 
     async def before_training(self, step: int) -> None:
@@ -64,12 +65,12 @@ class RlObserver(Observer):
         """Log the step, and write its samples in the background."""
         self._meter.log(step, {**metrics, **self.evaluations.get(step, {})})
         if _is_due(step, self._store_every):
-            self._writing = asyncio.create_task(self._store(step, credit, self._writing))
+            self._check_written()
+            self._writing.append(asyncio.create_task(self._store(step, credit)))
 
     async def close(self) -> None:
         """Wait for the last samples to be written."""
-        if self._writing is not None:
-            await self._writing
+        await asyncio.gather(*self._writing)
 
     async def _evaluate(self, step: int) -> None:
         if not self._held_out.prompts:
@@ -80,15 +81,20 @@ class RlObserver(Observer):
             )
         self.evaluations[step] = held_out_metrics(answers)
 
-    async def _store(self, step: int, credit: Credit, before: asyncio.Task[None] | None) -> None:
-        """One file after the other: a slow disk holds back the samples, not the training."""
-        if before is not None:
-            await before
+    def _check_written(self) -> None:
+        """A write that failed ends the run at the next step, not at its end."""
+        for task in [task for task in self._writing if task.done()]:
+            self._writing.remove(task)
+            task.result()
+
+    async def _store(self, step: int, credit: Credit) -> None:
+        """Write one step's samples; a slow disk holds back the samples, not the training."""
         handles = [sample.trajectory.block for group in credit.groups for sample in group.samples]
         found = {id(handle): await self._roles.rollouts.block(handle) for handle in _distinct(handles)}
         blocks = [found[id(handle)] for handle in handles]
         path = self._folder.trajectories / f"step_{step:06d}.parquet"
-        await asyncio.to_thread(write_trajectories, path, step, credit.groups, credit.advantages, blocks)
+        async with self._one_at_a_time:
+            await asyncio.to_thread(write_trajectories, path, step, credit.groups, credit.advantages, blocks)
 
 
 def _distinct(handles: Sequence[BlockHandle]) -> Sequence[BlockHandle]:

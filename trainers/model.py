@@ -106,6 +106,8 @@ def new_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(architecture, attn_implementation=SEGMENTS, dtype=torch.float32)
+    # Set on loading, but not on making; without it vLLM takes an export for an embedding model.
+    model.config.architectures = [type(model).__name__]
     return model.to(_DTYPES[dtype])
 
 

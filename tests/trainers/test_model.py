@@ -153,3 +153,10 @@ def test_a_checkpoint_without_some_weight_is_refused(tmp_path: Path) -> None:
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"weights missing.*model\.layers\.1\.mlp\.up_proj\.weight"):
         load_model(ModelConfig(path=str(tmp_path)))
+
+
+def test_the_config_of_a_new_model_names_its_architecture() -> None:
+    model = new_model(
+        NewModelConfig(), vocab_size=100, seed=0, tokens=SpecialTokens(bos=None, eos=1, pad=0), dtype="float32"
+    )
+    assert model.config.architectures == ["Qwen3ForCausalLM"]
