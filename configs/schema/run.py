@@ -8,7 +8,7 @@ from configs.schema.algorithm import AlgorithmConfig
 from configs.schema.base import Section
 from configs.schema.data import DataConfig
 from configs.schema.model import ModelConfig
-from configs.schema.rewards import RewardPoolConfig, RewardSpec
+from configs.schema.rewards import RewardPoolConfig, RewardSpecs
 from configs.schema.rollout import EvaluationConfig, RolloutConfig
 from configs.schema.training import CheckpointConfig, LoggingConfig, OptimizerConfig, TrainerConfig
 
@@ -87,7 +87,7 @@ class RlRun(BaseRun):
     """Sampling and batch shape."""
     algorithm: AlgorithmConfig = AlgorithmConfig()
     """The objective."""
-    rewards: tuple[RewardSpec, ...] = Field(min_length=1)
+    rewards: RewardSpecs = Field(min_length=1)
     """What is rewarded; the sum is weighted."""
     reward_pool: RewardPoolConfig = RewardPoolConfig()
     """The processes that run rule rewards."""
