@@ -90,9 +90,7 @@ def test_a_group_that_comes_twice_is_refused() -> None:
     staleness=st.integers(0, 3),
     choices=st.lists(st.integers(0, 10_000), max_size=120),
 )
-def test_no_interleaving_breaks_the_bound_or_the_account(
-    prompts: int, staleness: int, choices: list[int]
-) -> None:
+def test_no_interleaving_breaks_the_bound_or_the_account(prompts: int, staleness: int, choices: list[int]) -> None:
     """Random schedules of begin, finish, drop and train; every group is consumed or dropped at most once."""
 
     async def scenario() -> None:

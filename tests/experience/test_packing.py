@@ -1,0 +1,121 @@
+from itertools import chain
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experience.packing import plan_micro_batches, plan_mini_batches
+from experience.records import Item, MiniBatch
+
+BUDGET = 64
+
+
+def items(*lengths: int) -> list[Item]:
+    return [Item(block=0, row=row, num_tokens=n, num_loss_tokens=max(1, n // 2)) for row, n in enumerate(lengths)]
+
+
+def lengths_of(plan: tuple[tuple[tuple[Item, ...], ...], ...]) -> list[list[list[int]]]:
+    return [[[item.num_tokens for item in micro] for micro in rank] for rank in plan]
+
+
+def rows_of(mini: MiniBatch) -> list[int]:
+    return sorted(item.row for rank in mini.ranks for micro in rank for item in micro)
+
+
+lengths = st.lists(st.integers(2, BUDGET), max_size=60)
+ranks = st.integers(1, 5)
+
+
+@given(lengths, ranks)
+def test_every_item_is_planned_exactly_once(lengths: list[int], num_ranks: int) -> None:
+    given_items = items(*lengths)
+    plan = plan_micro_batches(given_items, num_ranks=num_ranks, tokens_per_micro_batch=BUDGET)
+    planned = [item for rank in plan for micro in rank for item in micro]
+    assert sorted(planned, key=lambda item: item.row) == given_items
+
+
+@given(lengths, ranks)
+def test_ranks_have_equal_counts_and_no_micro_batch_exceeds_the_budget(lengths: list[int], num_ranks: int) -> None:
+    plan = plan_micro_batches(items(*lengths), num_ranks=num_ranks, tokens_per_micro_batch=BUDGET)
+    assert len(plan) == num_ranks
+    assert len({len(rank) for rank in plan}) == 1
+    assert all(sum(micro) <= BUDGET for rank in lengths_of(plan) for micro in rank)
+
+
+@given(lengths, ranks)
+def test_ranks_differ_by_at_most_the_budget(lengths: list[int], num_ranks: int) -> None:
+    plan = plan_micro_batches(items(*lengths), num_ranks=num_ranks, tokens_per_micro_batch=BUDGET)
+    totals = [sum(map(sum, rank)) for rank in lengths_of(plan)]
+    assert max(totals) - min(totals) <= BUDGET
+
+
+@given(st.lists(st.integers(2, BUDGET), min_size=1, max_size=30), ranks)
+def test_ranks_differ_by_at_most_the_longest_sequence_in_one_pass(lengths: list[int], num_ranks: int) -> None:
+    plan = plan_micro_batches(items(*lengths), num_ranks=num_ranks, tokens_per_micro_batch=sum(lengths))
+    totals = [sum(map(sum, rank)) for rank in lengths_of(plan)]
+    assert len(plan[0]) == 1
+    assert max(totals) - min(totals) <= max(lengths)
+
+
+@given(lengths, ranks)
+def test_passes_are_few(lengths: list[int], num_ranks: int) -> None:
+    plan = plan_micro_batches(items(*lengths), num_ranks=num_ranks, tokens_per_micro_batch=BUDGET)
+    # Two sequences of one rank's neighbouring bins always fill more than one bin, so no plan is far from full.
+    assert len(plan[0]) <= -(-2 * sum(lengths) // (BUDGET * num_ranks)) + 1
+
+
+@given(lengths, ranks)
+def test_sequences_keep_their_order_within_a_micro_batch(lengths: list[int], num_ranks: int) -> None:
+    plan = plan_micro_batches(items(*lengths), num_ranks=num_ranks, tokens_per_micro_batch=BUDGET)
+    for micro in chain.from_iterable(plan):
+        assert [item.row for item in micro] == sorted(item.row for item in micro)
+
+
+def test_a_tight_fit_saves_a_pass() -> None:
+    # Balancing would put 3 + 2 + 2 = 7 into one bin of 6; best fit finds 3 + 3 and 2 + 2 + 2.
+    plan = plan_micro_batches(items(3, 3, 2, 2, 2), num_ranks=1, tokens_per_micro_batch=6)
+    assert lengths_of(plan) == [[[3, 3], [2, 2, 2]]]
+
+
+def test_larger_bins_go_to_and_fro_between_ranks() -> None:
+    plan = plan_micro_batches(items(9, 8, 7, 6), num_ranks=2, tokens_per_micro_batch=10)
+    assert lengths_of(plan) == [[[9], [6]], [[8], [7]]]
+
+
+def test_a_rank_without_sequences_gets_empty_micro_batches() -> None:
+    plan = plan_micro_batches(items(5), num_ranks=2, tokens_per_micro_batch=10)
+    assert lengths_of(plan) == [[[5]], [[]]]
+
+
+def test_nothing_needs_no_pass() -> None:
+    assert plan_micro_batches([], num_ranks=2, tokens_per_micro_batch=10) == ((), ())
+    assert plan_mini_batches([], num_mini_batches=2, num_ranks=2, tokens_per_micro_batch=10) == ()
+
+
+def test_a_sequence_over_the_budget_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"trainer\.tokens_per_micro_batch=10: block 0, row 1 has 11 tokens"):
+        plan_micro_batches(items(5, 11), num_ranks=1, tokens_per_micro_batch=10)
+
+
+def test_a_sequence_without_loss_tokens_is_refused() -> None:
+    silent = Item(block=2, row=3, num_tokens=4)
+    with pytest.raises(ValueError, match="num_loss_tokens=0 in block 2, row 3"):
+        plan_mini_batches([[silent]], num_mini_batches=1, num_ranks=1, tokens_per_micro_batch=10)
+
+
+def test_mini_batches_take_whole_groups_in_order_and_know_their_totals() -> None:
+    sequences = items(4, 4, 4, 4, 4, 4)
+    groups = [sequences[0:2], [], sequences[2:3], sequences[3:6]]
+    first, second = plan_mini_batches(groups, num_mini_batches=2, num_ranks=2, tokens_per_micro_batch=8)
+    assert (rows_of(first), first.num_sequences, first.num_loss_tokens) == ([0, 1], 2, 4)
+    assert (rows_of(second), second.num_sequences, second.num_loss_tokens) == ([2, 3, 4, 5], 4, 8)
+
+
+@given(st.integers(1, 12), st.integers(1, 6))
+def test_mini_batches_differ_by_at_most_one_group_and_none_is_empty(num_groups: int, num_mini_batches: int) -> None:
+    groups = [[item] for item in items(*[4] * num_groups)]
+    minis = plan_mini_batches(groups, num_mini_batches=num_mini_batches, num_ranks=1, tokens_per_micro_batch=8)
+    sizes = [mini.num_sequences for mini in minis]
+    assert len(sizes) == min(num_groups, num_mini_batches)
+    assert max(sizes) - min(sizes) <= 1
+    assert [row for mini in minis for row in rows_of(mini)] == list(range(num_groups))
