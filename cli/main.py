@@ -12,12 +12,14 @@ from rich.logging import RichHandler
 from cli.config import config
 from cli.demo import demo
 from cli.evaluate import evaluate
+from cli.reward import app as reward_app
 
 STOPPED_RESUMABLE = 75
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 for command in (config, demo, evaluate):
     app.command()(command)
+app.add_typer(reward_app, name="reward")
 
 errors = Console(stderr=True)
 

@@ -20,13 +20,12 @@ class RunFolder:
         self.path = Path(run.output_dir).resolve() / run.name
         self.checkpoints = self.path / "checkpoints"
         self.trajectories = self.path / "trajectories"
-        self.tensorboard = self.path / "tensorboard"
         self.export = self.path / "export"
         self.data = self.path / "data"
         self.tokenizer = self.path / "tokenizer"
-        self.initial_model = self.path / "initial_model"
         self.metrics = self.path / "metrics.jsonl"
         self.config = self.path / "config.yaml"
+        self.timeline = self.path / "timeline.json"  # opens in Perfetto
 
     def __str__(self) -> str:
         return str(self.path)

@@ -8,9 +8,11 @@ from cluster.folder import RunFolder
 from configs.schema import DataConfig, ModelConfig, RlRun, Run
 from experience.arithmetic import write_arithmetic
 from experience.checks import GoldPolicy
-from experience.dataset import load_dataset
+from experience.dataset import Dataset, load_dataset
 from experience.prompts import PromptTable, warn_of_overlap
 from experience.tokenizer import load_tokenizer
+from rewards.contract import RewardInput
+from rewards.golds import needs_golds, unreadable_golds
 
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerBase
@@ -38,13 +40,27 @@ def prompt_tables(
 ) -> tuple[PromptTable, PromptTable | None]:
     """Training and held-out prompts; a warning when they overlap."""
     train_source, held_out_source = data_sources(run.data, folder)
-    golds = GoldPolicy(report=folder.path / "bad_golds.jsonl")
-    train = PromptTable(load_dataset(train_source), tokenizer, run.data, golds)
+    train_rows = load_dataset(train_source)
+    train = PromptTable(train_rows, tokenizer, run.data, _gold_policy(run, train_rows, folder))
     if held_out_source is None:
         return train, None
-    held_out = PromptTable(load_dataset(held_out_source), tokenizer, run.data, golds)
+    rows = load_dataset(held_out_source)
+    held_out = PromptTable(rows, tokenizer, run.data, _gold_policy(run, rows, folder))
     warn_of_overlap(train, held_out)
     return train, held_out
+
+
+def _gold_policy(run: RlRun, dataset: Dataset, folder: RunFolder) -> GoldPolicy:
+    """Golds are needed where a reward compares with them, and must then be such as it can read."""
+    column = run.data.answer_column
+    if column not in dataset.table.column_names or run.data.arithmetic is not None:
+        return GoldPolicy(required=needs_golds(run.rewards))
+    golds = [str(gold) for gold in dataset.table[column].unique().to_pylist() if gold is not None]
+    items = [RewardInput(prompt="", response="", answer=gold) for gold in golds]
+    complaints = {golds[row]: reason for row, reason in unreadable_golds(items, run.rewards, run.reward_pool).items()}
+    return GoldPolicy(
+        required=needs_golds(run.rewards), check=complaints.get, report=folder.path / "unreadable_golds.jsonl"
+    )
 
 
 def sequence_limit(run: RlRun) -> int:

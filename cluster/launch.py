@@ -3,11 +3,10 @@
 import asyncio
 from pathlib import Path
 
+from cluster import reinforce, supervise
 from cluster.folder import RunFolder
 from cluster.inputs import absolute
 from cluster.outcome import Outcome
-from cluster.reinforce import reinforce
-from cluster.supervise import supervise
 from configs.schema import RlRun, Run
 from trainers import checkpoint
 
@@ -19,8 +18,8 @@ def launch(run: Run, *, resume: bool = False) -> Outcome:
     with folder.opened(run, resume=resume):
         start = _newest_checkpoint(folder) if resume else None
         if isinstance(run, RlRun):
-            return asyncio.run(reinforce(run, folder, start))
-        return asyncio.run(supervise(run, folder, start))
+            return asyncio.run(reinforce.train(run, reinforce.read_inputs(run, folder), folder, start))
+        return asyncio.run(supervise.train(run, supervise.read_inputs(run, folder), folder, start))
 
 
 def _newest_checkpoint(folder: RunFolder) -> Path:

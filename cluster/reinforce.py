@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from actors.fleet import RolloutFleet
+from actors.fleet import FleetFailed, RolloutFleet
 from actors.messages import RolloutSpec
 from actors.trainer import TrainerGroup
 from algorithms.algorithm import Algorithm
@@ -29,6 +29,7 @@ from experience.records import Prompt, Sampling
 from experience.tokenizer import stop_token_ids
 from rewards.contract import RewardInput
 from rewards.pool import RewardPool
+from rewards.remote import RewardOutage
 from trainers.credit import BatchShape, CreditAssigner
 from trainers.learner import LearnerSpec
 from trainers.loop import Loop, Roles, Schedule
@@ -70,9 +71,8 @@ def read_inputs(run: RlRun, folder: RunFolder) -> Inputs:
     )
 
 
-async def reinforce(run: RlRun, folder: RunFolder, resume_from: Path | None) -> Outcome:
+async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path | None) -> Outcome:
     """Train to the last step, or until a signal."""
-    inputs = read_inputs(run, folder)
     async with AsyncExitStack() as stack:
         pool = RewardPool(run.rewards, run.reward_pool)
         stack.callback(pool.close)
@@ -131,6 +131,7 @@ async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, st
         prompts_per_step=run.rollout.prompts_per_step,
         max_staleness=run.rollout.max_staleness,
         sampling=_sampling(run, run.rollout.group_size, run.rollout.sampling.temperature),
+        max_error_rate=run.reward_pool.max_error_rate,
     )
     loop = Loop(schedule=schedule, roles=roles, assigner=assigner, meter=meter)
     saver = Saver(
@@ -153,10 +154,13 @@ async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, st
     try:
         with stop_on_signal(loop.stop):
             await loop.run(observer, unfinished=state.get("begun", ()))
-            await saver.save(loop.step)
+    except (FleetFailed, RewardOutage) as failure:
+        logger.error("stopped after step %d: %s", loop.step, failure)
     finally:
         await observer.close()
         meter.close()
+        meter.timeline.write(folder.timeline)
+    await saver.save(loop.step)
     is_finished = loop.step == run.num_steps
     if is_finished:
         await roles.learner.export(folder.export)

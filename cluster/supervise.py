@@ -63,9 +63,8 @@ def read_inputs(run: SupervisedStage, folder: RunFolder) -> Inputs:
     )
 
 
-async def supervise(run: SupervisedStage, folder: RunFolder, resume_from: Path | None) -> Outcome:
+async def train(run: SupervisedStage, inputs: Inputs, folder: RunFolder, resume_from: Path | None) -> Outcome:
     """Train to the last step, or until a signal."""
-    inputs = read_inputs(run, folder)
     with ExitStack() as stack:
         stack.enter_context(ray_session(run.cluster, num_cpus=run.trainer.num_ranks * run.trainer.threads_per_rank))
         learner = await TrainerGroup.start(_learner_spec(run, inputs))
@@ -111,9 +110,10 @@ async def _train(
     try:
         with stop_on_signal(loop.stop):
             step = await loop.run(observer, first_step=first_step, num_steps=run.num_steps)
-            await saver.save(step)
     finally:
         meter.close()
+        meter.timeline.write(folder.timeline)
+    await saver.save(step)
     is_finished = step == run.num_steps
     if is_finished:
         await learner.export(folder.export)

@@ -15,6 +15,17 @@ _MOST_SHARE = 0.005  # a few unreadable rows in a large data set are suffered, a
 _READABLE_BY = {"math": "math_gold", "gsm8k": "number_gold"}
 
 
+# Rewards that look at the response alone; every other one, a user's too, may compare with the gold.
+_WITHOUT_GOLD = frozenset(
+    {"format", "regex", "json_schema", "language", "blocklist", "repetition", "length", "overlong", "code"}
+)
+
+
+def needs_golds(specs: Sequence[RewardSpec]) -> bool:
+    """Whether some reward of the run compares with a gold answer."""
+    return any(spec.use not in _WITHOUT_GOLD for spec in specs)
+
+
 def unreadable_golds(
     items: Sequence[RewardInput], specs: Sequence[RewardSpec], limits: RewardPoolConfig
 ) -> dict[int, str]:

@@ -20,6 +20,7 @@ from experience.buffer import Buffer
 from experience.records import Group, Prompt, Sampling, Scored, Trajectory
 from metrics.meter import Meter
 from rewards.contract import RewardInput
+from rewards.health import check_failures, check_first_step
 from trainers.credit import Credit, CreditAssigner
 from trainers.roles import Learner, Prompts, Rewards, Rollouts
 from trainers.summary import summarise
@@ -47,6 +48,7 @@ class Schedule:
     prompts_per_step: int
     max_staleness: int
     sampling: Sampling
+    max_error_rate: float = 0.01
 
 
 class Observer:
@@ -143,6 +145,7 @@ class Loop:
         while self.step < self._schedule.num_steps and not self._is_stopping:
             self._meter.begin_step()
             groups = await self._take()
+            self._check_scores(groups)
             credit = self._assigner.credit(groups)
             learned = await self._learn(credit)
             await self._publish(self.step + 1)
@@ -169,6 +172,14 @@ class Loop:
         self._meter.span("score", generated, ended)
         return groups
 
+    def _check_scores(self, groups: Sequence[Group]) -> None:
+        """RewardError when too many verdicts failed, or when the first step shows that nobody writes answers."""
+        samples = [sample for group in groups for sample in group.samples]
+        items, scores = [reward_input(s.trajectory) for s in samples], [s.score for s in samples]
+        check_failures(items, scores, self._schedule.max_error_rate)
+        if self.step == 0:
+            check_first_step(items, scores)
+
     async def _publish(self, version: int) -> None:
         """Give the learner's weights to every rollout worker, as `version`."""
         with self._meter.phase("sync"):
@@ -187,4 +198,5 @@ def reward_input(trajectory: Trajectory) -> RewardInput:
         num_prompt_tokens=trajectory.num_prompt_tokens,
         num_response_tokens=trajectory.num_response_tokens,
         finish_reason=trajectory.finish_reason,
+        id=trajectory.id,
     )
