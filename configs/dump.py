@@ -9,6 +9,7 @@ from typing import Any, Final
 from pydantic.fields import FieldInfo
 
 from algorithms.table import describe, resolve
+from configs.errors import ConfigError
 from configs.redaction import redact
 from configs.schema import AlgorithmConfig, Run, Section
 from configs.yaml_source import parse_yaml
@@ -90,8 +91,16 @@ def flow(value: Any) -> str:
 
 
 def _text(value: str) -> str:
-    if _PLAIN.fullmatch(value) and parse_yaml(value, "text")[0] == value:
+    if _reads_back(value):
         return value
     quoted = json.dumps(value, ensure_ascii=False)
     # JSON lets U+007F and its like stand as they are; YAML wants them escaped.
     return "".join(char if char.isprintable() else f"\\U{ord(char):08X}" for char in quoted)
+
+
+def _reads_back(value: str) -> bool:
+    """Whether YAML takes the bare word for this very text."""
+    try:
+        return _PLAIN.fullmatch(value) is not None and parse_yaml(value, "text")[0] == value
+    except ConfigError:  # `...` ends a document, and an integer may have more digits than Python converts
+        return False

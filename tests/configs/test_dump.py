@@ -4,7 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from configs.load import dump_run, load_run
@@ -37,6 +37,8 @@ def rl_run(args: dict[str, object]) -> RlRun:
     )
 
 
+@example({"...": "...", "---": "---"})  # YAML's marks of a document's end and start
+@example({"digits": "7" * 5000})  # more than Python converts to a number
 @given(st.dictionaries(KEYS, VALUES, max_size=3))
 def test_a_dumped_run_loads_to_the_same_run(args: dict[str, object]) -> None:
     run = rl_run(args)
