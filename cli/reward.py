@@ -14,14 +14,14 @@ from rich.table import Table
 
 from configs.schema.rewards import RewardPoolConfig, RewardSpec
 from rewards.builtin import BUILTINS
-from rewards.contract import RewardError, RewardInput
+from rewards.contract import RewardError, RewardInput, Scorer
 from rewards.pool import RewardPool
 from rewards.server import RewardServer
 from rewards.trial import Trial, try_out
 
 app = typer.Typer(no_args_is_help=True, help="Try, list and serve rewards.")
 
-Target = Annotated[str, typer.Argument(help="a built-in reward, or path/to/file.py:function")]
+Target = Annotated[str, typer.Argument(help="a built-in reward, path/to/file.py:function, or model:PATH")]
 Args = Annotated[str, typer.Option("--args", help="keyword arguments of the reward, as JSON")]
 
 
@@ -55,8 +55,9 @@ def check(
     records = [record for _, record in zip(range(limit or sys.maxsize), _read(data), strict=False)]
     items, labels = _items(records, columns, data)
     limits, folder = RewardPoolConfig(timeout_seconds=timeout_seconds), Path.cwd()
-    trial = try_out(RewardSpec(use=target, args=_parsed(args)), items, limits, folder)
-    other = try_out(RewardSpec(use=against), items, limits, folder).values if against else None
+    spec, reference = RewardSpec(use=target, args=_parsed(args)), RewardSpec(use=against or target)
+    trial = try_out(spec, items, limits, folder, _models(spec))
+    other = try_out(reference, items, limits, folder, _models(reference)).values if against else None
     summary = {"reward": target, "data": str(data), **trial.summary(labels, other)}
     if rows is not None:
         _write_rows(trial, rows)
@@ -91,7 +92,8 @@ def serve(
     token = os.environ.get("WUTONG_REWARD_TOKEN", "")
     if not token:
         raise RewardError("WUTONG_REWARD_TOKEN is empty; set it to a secret that the runs know too")
-    pool = RewardPool([RewardSpec(use=target, args=_parsed(args))], RewardPoolConfig(num_processes=num_processes))
+    spec = RewardSpec(use=target, args=_parsed(args))
+    pool = RewardPool([spec], RewardPoolConfig(num_processes=num_processes), scorers=_models(spec))
     pool.start()
     try:
         with RewardServer(pool.score_blocking, token, host, port) as server:
@@ -101,6 +103,18 @@ def serve(
         pass
     finally:
         pool.close()
+
+
+def _models(spec: RewardSpec) -> dict[str, Scorer]:
+    """The reward model that `spec` names, loaded into this process; none for other rewards."""
+    if spec.model_path is None:
+        return {}
+    from trainers.model_files import check_reward_model
+
+    check_reward_model(spec.model_path)
+    from trainers.scoring_model import ScoringModel  # torch takes seconds, which no rule should wait for
+
+    return {spec.label: ScoringModel(spec.model_path)}
 
 
 def _parsed(args: str) -> dict[str, object]:

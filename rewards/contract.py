@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 
 class Status(StrEnum):
@@ -51,6 +51,22 @@ class Score:
     status: Status = Status.OK
     detail: str = ""
     parts: Mapping[str, float] = field(default_factory=dict)
+
+
+class Scorer(Protocol):
+    """A reward that runs outside the pool's processes: a reward server, a reward model."""
+
+    def check(self, items: Sequence[RewardInput]) -> None:
+        """Called with a few samples before a run starts; RewardError when it is clear that it cannot judge them."""
+        ...
+
+    async def score(self, items: Sequence[RewardInput]) -> Sequence[Score]:
+        """One score for each item, in order."""
+        ...
+
+
+class RewardOutage(RuntimeError):
+    """What scores stayed away for too long. The run should save its state and stop, to be resumed."""
 
 
 UNFIT = "breaks the contract: "  # how the detail begins of a score that a reward function is at fault for

@@ -23,7 +23,7 @@ _WITHOUT_GOLD = frozenset(
 
 def needs_golds(specs: Sequence[RewardSpec]) -> bool:
     """Whether some reward of the run compares with a gold answer."""
-    return any(spec.use not in _WITHOUT_GOLD for spec in specs)
+    return any(spec.use not in _WITHOUT_GOLD and spec.model_path is None for spec in specs)
 
 
 def unreadable_golds(

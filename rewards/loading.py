@@ -37,7 +37,9 @@ def find(use: str, folder: Path) -> Path | None:
             return None
         hint = "; did you mean " + close[0] if (close := difflib.get_close_matches(use, BUILTINS, n=1)) else ""
         names = ", ".join(sorted(BUILTINS))
-        raise RewardError(f"rewards: use: {use!r} is unknown{hint}; a built-in ({names}) or path/to/file.py:function")
+        raise RewardError(
+            f"rewards: use: {use!r} is unknown{hint}; a built-in ({names}), path/to/file.py:function or model:PATH"
+        )
     file = (folder / path).resolve()
     if not file.is_file():
         raise RewardError(f"rewards: use: {use!r}: there is no file {file}")

@@ -5,15 +5,15 @@ import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from configs.schema.rewards import RewardPoolConfig, RewardSpec, check_rewards
-from rewards.builtin import BUILTINS
+from rewards.builtin import BUILTINS, Builtin
 from rewards.cache import VerdictCache
 from rewards.composition import compose
-from rewards.contract import UNFIT, RewardError, RewardInput, Score
+from rewards.contract import UNFIT, RewardError, RewardInput, Score, Scorer
 from rewards.lane import Job, Lane
 from rewards.loading import find
 from rewards.processes import Keeper, KeeperLost, Worker
@@ -43,18 +43,19 @@ class RewardPool:
         limits: RewardPoolConfig,
         folder: Path | None = None,
         is_caching: bool = True,
+        scorers: Mapping[str, Scorer] | None = None,
     ) -> None:
-        """`folder`: where relative paths of users' files start; the current one by default."""
+        """`folder`: where relative paths of users' files start; the current one by default.
+
+        `scorers`: who answers for each reward model, by the reward's label; the pool asks, and does not own them.
+        """
         self._specs = check_rewards(specs)
         self._limits = limits
         self._folder = (folder or Path.cwd()).resolve()
-        self._rows = [None if find(spec.use, self._folder) else BUILTINS[spec.use] for spec in self._specs]
+        self._rows = [_row(spec, self._folder) for spec in self._specs]
         self._caches = [VerdictCache(row.depends_on if row and is_caching else ()) for row in self._rows]
-        self._remotes = {
-            number: _remote(spec)
-            for number, (spec, row) in enumerate(zip(self._specs, self._rows, strict=True))
-            if row and row.is_remote
-        }
+        found = enumerate(_scorer(spec, scorers or {}) for spec in self._specs)
+        self._scorers = {number: scorer for number, scorer in found if scorer is not None}
         self._is_batch: list[bool] = []
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._lanes: list[Lane] = []
@@ -69,13 +70,15 @@ class RewardPool:
         two made-up samples are used, and since those lack the data set's columns an exception is only logged.
         """
         try:
+            for number, scorer in self._scorers.items():
+                scorer.check(self._trial_rows(number, rows))
             first = self._spawn()
             self._is_batch = first.is_batch
             first.end()
             self._lanes = [Lane(self._jobs, self._spawn, number) for number in range(self._limits.num_processes)]
             for lane in self._lanes:
                 lane.start()
-            self._dry_run(rows or _EXAMPLES, is_real=bool(rows))
+            self._dry_run(rows)
         except BaseException:
             self.close()
             raise
@@ -127,8 +130,8 @@ class RewardPool:
         """Hand `items` to the lanes: a batch reward as they are, others in pieces that all lanes can share."""
         if not self._lanes:
             raise RuntimeError("RewardPool.start() has not been called, or close() has")
-        if number in self._remotes:
-            return await asyncio.to_thread(self._remotes[number].score, items) if items else []
+        if number in self._scorers:
+            return list(await self._scorers[number].score(items)) if items else []
         is_batch = self._is_batch[number]
         size = len(items) if is_batch else min(_ITEMS_PER_JOB, -(-len(items) // len(self._lanes)))
         jobs = [self._job(number, items[at : at + size]) for at in range(0, len(items), max(size, 1))]
@@ -174,26 +177,45 @@ class RewardPool:
             "folder": str(self._folder),
             "memory_bytes": int(self._limits.memory_gib * 2**30),
             "rewards": [
-                None if number in self._remotes else {"use": spec.use, "args": spec.args}
+                None if number in self._scorers else {"use": spec.use, "args": spec.args}
                 for number, spec in enumerate(self._specs)
             ],
         }
 
-    def _dry_run(self, rows: Sequence[RewardInput], is_real: bool) -> None:
+    def _trial_rows(self, number: int, rows: Sequence[RewardInput]) -> list[RewardInput]:
+        task = self._specs[number].task
+        return [row for row in rows or _EXAMPLES if not rows or task in (None, row.columns.get("task"))][:2]
+
+    def _dry_run(self, rows: Sequence[RewardInput]) -> None:
         for number, spec in enumerate(self._specs):
-            items = [row for row in rows if not is_real or spec.task in (None, row.columns.get("task"))][:2]
-            if number in self._remotes:
-                self._remotes[number].score(items)
+            if number in self._scorers:
                 continue
-            job = self._job(number, items)
+            job = self._job(number, items := self._trial_rows(number, rows))
             self._jobs.put(job)
             for item, score in zip(items, job.future.result(), strict=True):
                 if not score.status.is_failure:
                     continue
                 message = f"rewards: {spec.label}: a trial call on {item.id or 'a row'} failed: {score.detail}"
-                if is_real or score.detail.startswith(UNFIT):
+                if rows or score.detail.startswith(UNFIT):
                     raise RewardError(message)
                 logger.warning("%s (the sample is made up, with no columns)", message)
+
+
+def _row(spec: RewardSpec, folder: Path) -> Builtin | None:
+    """The built-in's row; None for a user's file and for a model. RewardError when it is none of the three."""
+    return None if spec.model_path is not None or find(spec.use, folder) else BUILTINS[spec.use]
+
+
+def _scorer(spec: RewardSpec, scorers: Mapping[str, Scorer]) -> Scorer | None:
+    """Who answers for this reward; None: a process of the pool."""
+    if spec.model_path is None:
+        return _remote(spec) if spec.use in BUILTINS and BUILTINS[spec.use].is_remote else None
+    if spec.label not in scorers:
+        raise RewardError(
+            f"rewards: use: {spec.use!r}: reward models are not loaded here; serve it with "
+            f"`wutong reward serve {spec.use}`, and use: http"
+        )
+    return scorers[spec.label]
 
 
 def _remote(spec: RewardSpec) -> RemoteReward:

@@ -1,5 +1,6 @@
 """A reward on another machine, over HTTP: asked until it answers, and never taken for zero when it does not."""
 
+import asyncio
 import http.client
 import json
 import logging
@@ -14,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rewards import wire
-from rewards.contract import RewardError, RewardInput, Score
+from rewards.contract import RewardError, RewardInput, RewardOutage, Score
 
 logger = logging.getLogger(__name__)
 
@@ -22,10 +23,6 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0
 _FAILURES_TO_OPEN = 3  # after so many in a row one request at a time goes out, until one succeeds
 _MOST_GARBLED = 5  # answers that are no answers: a server that is up but not ours
 _RETRIED = (408, 425, 429)  # and all of 5xx
-
-
-class RewardOutage(RuntimeError):
-    """A reward server stayed away for too long. The run should save its state and stop, to be resumed."""
 
 
 class _Unavailable(Exception):
@@ -48,7 +45,7 @@ class RemoteConfig:
 
 
 class RemoteReward:
-    """The client of a reward server. Any thread may call it."""
+    """The client of a reward server. Fulfils `rewards.contract.Scorer`; any thread may call it."""
 
     def __init__(self, config: RemoteConfig, sleep: Callable[[float], None] = time.sleep) -> None:
         self._config = config
@@ -62,8 +59,16 @@ class RemoteReward:
         self._failures = 0
         self._probe = threading.Lock()
 
-    def score(self, items: Sequence[RewardInput]) -> list[Score]:
+    def check(self, items: Sequence[RewardInput]) -> None:
+        """Ask about these once; RewardError when the server refuses, RewardOutage when it stays away."""
+        self.score_blocking(items)
+
+    async def score(self, items: Sequence[RewardInput]) -> list[Score]:
         """One score for each item, in order. RewardOutage when the server stays away, RewardError when it refuses."""
+        return await asyncio.to_thread(self.score_blocking, items)
+
+    def score_blocking(self, items: Sequence[RewardInput]) -> list[Score]:
+        """`score` for callers without an event loop."""
         size = self._config.items_per_request
         return [score for at in range(0, len(items), size) for score in self._ask(items[at : at + size])]
 

@@ -12,7 +12,7 @@ from rewards.contract import RewardInput, Score
 
 logger = logging.getLogger(__name__)
 
-Scorer = Callable[[Sequence[RewardInput]], Sequence[Score]]
+ScoreFunction = Callable[[Sequence[RewardInput]], Sequence[Score]]
 
 _LARGEST_BODY = 64 << 20
 _SECONDS_TO_READ = 60.0
@@ -23,7 +23,7 @@ class RewardServer(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, scorer: Scorer, token: str, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, scorer: ScoreFunction, token: str, host: str = "127.0.0.1", port: int = 0) -> None:
         """Binds at once; `port` 0 takes a free one (see `url`). ValueError for an empty token."""
         if not token:
             raise ValueError("a reward server needs a token")

@@ -1,19 +1,21 @@
 """Trying out one reward on rows of data and on hostile answers, without a cluster or a model."""
 
+import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from configs.schema.rewards import RewardPoolConfig, RewardSpec
 from rewards.agreement import Agreement, compare
-from rewards.contract import RewardInput, Score, Status
+from rewards.contract import RewardInput, Score, Scorer, Status
 from rewards.hostile import HOSTILE_GOLD, hostile_answers
 from rewards.pool import RewardPool
 
 _SLOW_SECONDS = 2.0
+_ROUNDING = 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +74,19 @@ class Trial:
         }
 
 
-def try_out(spec: RewardSpec, rows: Sequence[RewardInput], limits: RewardPoolConfig, folder: Path) -> Trial:
+def try_out(
+    spec: RewardSpec,
+    rows: Sequence[RewardInput],
+    limits: RewardPoolConfig,
+    folder: Path,
+    scorers: Mapping[str, Scorer] | None = None,
+) -> Trial:
     """Judge every row alone on the clock, all once more in a fresh pool, then the hostile answers.
 
-    RewardError when the reward cannot be loaded or breaks the contract on the first two rows.
+    `scorers`: as RewardPool takes them. RewardError when the reward cannot be loaded or breaks the contract on the
+    first two rows.
     """
-    first = RewardPool([spec], limits, folder, is_caching=False)
+    first = RewardPool([spec], limits, folder, is_caching=False, scorers=scorers)
     try:
         first.start(rows)
         verdicts = tuple(_timed(first, row) for row in rows)
@@ -88,14 +97,21 @@ def try_out(spec: RewardSpec, rows: Sequence[RewardInput], limits: RewardPoolCon
         )
     finally:
         first.close()
-    second = RewardPool([spec], limits, folder, is_caching=False)
+    second = RewardPool([spec], limits, folder, is_caching=False, scorers=scorers)
     try:
         second.start(rows)
         again = second.score_blocking(rows)
     finally:
         second.close()
-    unstable = tuple(v.id for v, score in zip(verdicts, again, strict=True) if v.score.value != score.value)
+    unstable = tuple(v.id for v, score in zip(verdicts, again, strict=True) if _differ(v.score.value, score.value))
     return Trial(verdicts=verdicts, unstable=unstable, hostile=hostile)
+
+
+def _differ(left: float | None, right: float | None) -> bool:
+    """By more than rounding: a model's value depends a little on the samples that it is batched with."""
+    if left is None or right is None:
+        return left is not right
+    return not math.isclose(left, right, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
 
 
 def _timed(pool: RewardPool, row: RewardInput) -> Verdict:

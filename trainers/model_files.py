@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,6 +13,7 @@ _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _HUB_TIMEOUT_SECONDS = 4.0
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_NORMALIZATION = "reward_normalization.json"
 _EMBEDDING = "model.embed_tokens.weight"
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
 
@@ -27,6 +29,44 @@ def check_model(config: ModelConfig) -> None:
         _check_folder(folder, config)
     else:
         _check_architecture(_hub_config(config.path), config)
+
+
+def check_reward_model(path: str) -> None:
+    """Raise ValueError, in one line, unless `path` is a sequence classifier with one label, in safetensors."""
+    try:
+        _check_classifier(path, Path(path).expanduser())
+    except ValueError as error:
+        raise ValueError(f"model:{path}: {str(error).removeprefix(f'model.path={path}: ')}") from error
+
+
+def _check_classifier(path: str, folder: Path) -> None:
+    is_folder = folder.is_dir()
+    architecture = _read_json(_existing(folder / "config.json")) if is_folder else _hub_config(path)
+    (kind, *_) = architecture.get("architectures") or ["none"]
+    if not kind.endswith("ForSequenceClassification"):
+        raise ValueError(f"architecture {kind} in config.json; a reward model is a ...ForSequenceClassification")
+    if "auto_map" in architecture:
+        raise ValueError("needs code of the checkpoint's own, which is not run for reward models")
+    if not is_folder:
+        return  # the hub tells no more of its config
+    num_labels = len(architecture.get("id2label") or ()) or architecture.get("num_labels", 2)
+    if num_labels != 1:
+        raise ValueError(f"{num_labels} labels in config.json; a reward model has num_labels=1")
+    if not _check_weights(folder, ModelConfig(path=path, allow_pickle_weights=True)):
+        raise ValueError("pickled weights can run code when loaded; convert them to safetensors")
+    reward_normalization(path)
+
+
+def reward_normalization(path: str) -> tuple[float, float]:
+    """Mean and standard deviation in the reward model's reward_normalization.json; 0 and 1 where there is none."""
+    file = Path(path).expanduser() / _NORMALIZATION
+    if not file.is_file():
+        return 0.0, 1.0
+    values = _read_json(file)
+    mean, std = values.get("mean"), values.get("std")
+    if not isinstance(mean, int | float) or not isinstance(std, int | float) or not (isfinite(mean) and 0 < std < inf):
+        raise ValueError(f'{file}: expected {{"mean": a number, "std": a number above 0}}, found {values}')
+    return float(mean), float(std)
 
 
 def _check_new(new: NewModelConfig) -> None:

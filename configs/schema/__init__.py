@@ -4,7 +4,7 @@ from configs.schema.algorithm import AlgorithmConfig
 from configs.schema.base import Section
 from configs.schema.data import ArithmeticConfig, DataConfig
 from configs.schema.model import ModelConfig, NewModelConfig, TokenizerConfig
-from configs.schema.rewards import RewardPoolConfig, RewardSpec
+from configs.schema.rewards import RewardModelConfig, RewardPoolConfig, RewardSpec
 from configs.schema.rollout import EvaluationConfig, RolloutConfig, SamplingConfig
 from configs.schema.run import BaseRun, ClusterConfig, PretrainRun, RlRun, Run, SftRun, SupervisedRun
 from configs.schema.training import CheckpointConfig, LoggingConfig, OptimizerConfig, TrainerConfig
@@ -22,6 +22,7 @@ __all__ = [
     "NewModelConfig",
     "OptimizerConfig",
     "PretrainRun",
+    "RewardModelConfig",
     "RewardPoolConfig",
     "RewardSpec",
     "RlRun",

@@ -6,19 +6,22 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from configs.schema.base import Section
+from configs.schema.model import Dtype
+
+_MODEL = "model:"
 
 
 class RewardSpec(Section):
     """One reward of a run."""
 
     use: str
-    """A built-in reward (`wutong reward list`), or `path/to/file.py:function`."""
+    """A built-in reward (`wutong reward list`), `path/to/file.py:function`, or `model:PATH` (a reward model)."""
     weight: float = Field(default=1.0, allow_inf_nan=False)
     """Factor in the sum of rewards."""
     args: dict[str, object] = Field(default_factory=dict)
     """Keyword arguments for the reward."""
     name: str | None = None
-    """Its name in metrics and in other rewards' keys; none: the built-in's or the function's name."""
+    """Its name in metrics and in other rewards' keys; none: the built-in's, the function's, or `model`."""
     task: str | None = None
     """Score only the rows whose `task` column holds this; none: every row."""
     times: str | None = None
@@ -41,12 +44,23 @@ class RewardSpec(Section):
     @property
     def label(self) -> str:
         """The name under which this reward is logged."""
-        return self.name or self.use.rpartition(":")[2]
+        return self.name or ("model" if self.model_path is not None else self.use.rpartition(":")[2])
+
+    @property
+    def model_path(self) -> str | None:
+        """The reward model's folder, or its name on the hub; None: this reward is no model."""
+        return self.use.removeprefix(_MODEL) if self.use.startswith(_MODEL) else None
 
     @model_validator(mode="after")
     def _clip_is_a_range(self) -> "RewardSpec":
         if self.clip is not None and not self.clip[0] < self.clip[1]:
             raise ValueError(f"clip={list(self.clip)}: the first number must be the lower one")
+        return self
+
+    @model_validator(mode="after")
+    def _models_take_no_args(self) -> "RewardSpec":
+        if self.model_path is not None and (self.args or self.timeout_seconds is not None):
+            raise ValueError(f"use={self.use!r}: a reward model takes no args and no timeout; see reward_model")
         return self
 
 
@@ -84,3 +98,22 @@ class RewardPoolConfig(Section):
     """Address-space limit of one process."""
     max_error_rate: float = Field(default=0.01, ge=0, le=1)
     """The run stops when more than this share of the scores of a step fail."""
+
+
+class RewardModelConfig(Section):
+    """The Ray actors that hold a reward model (`use: model:PATH`)."""
+
+    num_replicas: int = Field(default=1, ge=1)
+    """Copies of each reward model; whichever is idle takes the next samples."""
+    dtype: Dtype = "float32"
+    """Precision of its weights and of the forward pass."""
+    tokens_per_batch: int = Field(default=8192, ge=1)
+    """Tokens of one forward pass, padding included; a longer text goes alone."""
+    threads_per_replica: int = Field(default=1, ge=1)
+    """CPU threads of one replica."""
+    start_timeout_seconds: float = Field(default=600, gt=0)
+    """Longest time that a replica may take to load its model."""
+    timeout_seconds: float = Field(default=300, gt=0)
+    """A replica that takes longer for one piece of work is taken for hung, and replaced."""
+    max_restarts: int = Field(default=3, ge=0)
+    """How often one replica is replaced before it is given up."""

@@ -8,7 +8,7 @@ from configs.schema.algorithm import AlgorithmConfig
 from configs.schema.base import Section
 from configs.schema.data import DataConfig
 from configs.schema.model import ModelConfig
-from configs.schema.rewards import RewardPoolConfig, RewardSpecs
+from configs.schema.rewards import RewardModelConfig, RewardPoolConfig, RewardSpecs
 from configs.schema.rollout import EvaluationConfig, RolloutConfig
 from configs.schema.training import CheckpointConfig, LoggingConfig, OptimizerConfig, TrainerConfig
 
@@ -91,6 +91,8 @@ class RlRun(BaseRun):
     """What is rewarded; the sum is weighted."""
     reward_pool: RewardPoolConfig = RewardPoolConfig()
     """The processes that run rule rewards."""
+    reward_model: RewardModelConfig = RewardModelConfig()
+    """The actors that run reward models."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Held-out evaluation."""
 

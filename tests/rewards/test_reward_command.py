@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from rewards.agreement import compare
 from rewards.builtin import BUILTINS
 from rewards.contract import RewardError, RewardInput
 from rewards.remote import RemoteConfig, RemoteReward
+from tests.actors.tiny_reward_models import make_reward_model, value_of
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = [
@@ -92,19 +94,52 @@ def test_list_names_every_built_in_reward() -> None:
     assert all(name in result.output for name in BUILTINS)
 
 
-def test_serve_answers_the_client_and_ends_on_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], RemoteReward]]:
+    """Serves a reward; the client that asks it. Each server must end well on an interrupt."""
     monkeypatch.setenv("WUTONG_REWARD_TOKEN", "t")
-    server = subprocess.Popen(
-        [sys.executable, "-c", "from cli.reward import app; app()", "serve", "gsm8k", "--port", "0"],
-        cwd=ROOT, env={**os.environ, "WUTONG_REWARD_TOKEN": "t"}, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert server.stdout is not None
-    url = server.stdout.readline().split()[-1]
+    servers = []
+
+    def start(target: str) -> RemoteReward:
+        server = subprocess.Popen(
+            [sys.executable, "-c", "from cli.reward import app; app()", "serve", target, "--port", "0"],
+            cwd=ROOT, env={**os.environ, "WUTONG_REWARD_TOKEN": "t"}, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        servers.append(server)
+        assert server.stdout is not None
+        return RemoteReward(RemoteConfig(url=server.stdout.readline().split()[-1]))
+
+    yield start
+    for server in servers:
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=20) == 0
+        server.stdout.close()
+
+
+def test_serve_answers_for_a_rule(serve: Callable[[str], RemoteReward]) -> None:
     item = RewardInput(prompt="", response="#### 7", answer="7")
-    assert RemoteReward(RemoteConfig(url=url)).score([item])[0].value == 1.0
-    server.send_signal(signal.SIGINT)
-    assert server.wait(timeout=20) == 0
-    server.stdout.close()
+    assert serve("gsm8k").score_blocking([item])[0].value == 1.0
+
+
+def test_serve_answers_for_a_reward_model(serve: Callable[[str], RemoteReward], tmp_path: Path) -> None:
+    model = make_reward_model(tmp_path)
+    item = RewardInput(prompt="What is 1 + 1?", response="It is 2.", answer=None)
+    (score,) = serve(f"model:{model}").score_blocking([item])
+    assert score.value == pytest.approx(value_of(model, item), abs=1e-4)
+
+
+def test_check_compares_a_rule_with_a_reward_model(data: Path, tmp_path: Path) -> None:
+    model = make_reward_model(tmp_path / "model")
+    arguments = ["check", f"model:{model}", "--data", str(data), *COLUMNS, "--against", "gsm8k", "--json"]
+    summary = json.loads(CliRunner().invoke(app, arguments).stdout)
+    assert summary["is_deterministic"] and summary["statuses"] == {"ok": 3}
+    assert summary["other"]["compared"] == 3
+
+
+def test_a_path_that_is_no_reward_model_is_named(data: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["check", f"model:{tmp_path}/none", "--data", str(data), *COLUMNS])
+    assert isinstance(result.exception, ValueError)
+    assert str(result.exception) == f"model:{tmp_path}/none: not a folder"
 
 
 def test_serve_wants_a_token(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def client(url: str, **config: Any) -> RemoteReward:
 
 def test_scores_come_back_whole_and_in_order() -> None:
     with running(RewardServer(scorer, TOKEN)) as url:
-        assert client(url).score(ITEMS) == scorer(ITEMS)
+        assert client(url).score_blocking(ITEMS) == scorer(ITEMS)
 
 
 @pytest.mark.parametrize("route", ["/health", "/score", "/other"])
@@ -115,7 +115,7 @@ def shuffled(ids: list[str], call: int) -> tuple[int, bytes]:
 
 def test_another_order_is_put_right_by_the_ids() -> None:
     with running(server_that(shuffled)) as url:
-        assert [score.value for score in client(url).score(ITEMS[:4])] == [0.0, 1.0, 2.0, 3.0]
+        assert [score.value for score in client(url).score_blocking(ITEMS[:4])] == [0.0, 1.0, 2.0, 3.0]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_another_order_is_put_right_by_the_ids() -> None:
 )
 def test_a_passing_fault_is_retried(broken: tuple[int, bytes]) -> None:
     with running(server_that(lambda ids, call: broken if call < 3 else good(ids, call))) as url:
-        assert [score.value for score in client(url).score(ITEMS[:2])] == [1.0, 1.0]
+        assert [score.value for score in client(url).score_blocking(ITEMS[:2])] == [1.0, 1.0]
 
 
 def short(ids: list[str], call: int) -> tuple[int, bytes]:
@@ -154,7 +154,7 @@ def unreadable(ids: list[str], call: int) -> tuple[int, bytes]:
 @pytest.mark.parametrize("answer", [short, doubled, surplus, unreadable])
 def test_a_server_that_keeps_answering_nonsense_is_named_not_believed(answer: Answer) -> None:
     with running(server_that(answer)) as url, pytest.raises(RewardError, match="no reward server of ours"):
-        client(url).score(ITEMS[:3])
+        client(url).score_blocking(ITEMS[:3])
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 302])
@@ -166,7 +166,7 @@ def test_a_refusal_is_not_retried(status: int) -> None:
         return status, b"no"
 
     with running(server_that(refuse)) as url, pytest.raises(RewardError, match=f"HTTP {status}"):
-        client(url).score(ITEMS[:1])
+        client(url).score_blocking(ITEMS[:1])
     assert calls == [0]
 
 
@@ -174,7 +174,7 @@ def test_a_server_that_stays_away_is_an_outage_and_no_zero() -> None:
     with running(server_that(lambda ids, call: (503, b""))) as url:
         pass
     with pytest.raises(RewardOutage, match=r"did not answer for 0\.3 s: ConnectionRefusedError"):
-        client(url, outage_seconds=0.3).score(ITEMS[:1])
+        client(url, outage_seconds=0.3).score_blocking(ITEMS[:1])
 
 
 def test_a_slow_server_is_given_up_on_after_its_time() -> None:
@@ -183,7 +183,7 @@ def test_a_slow_server_is_given_up_on_after_its_time() -> None:
         return good(ids, call)
 
     with running(server_that(slow)) as url:
-        assert client(url, timeout_seconds=0.1).score(ITEMS[:1])[0].value == 1.0
+        assert client(url, timeout_seconds=0.1).score_blocking(ITEMS[:1])[0].value == 1.0
 
 
 def test_while_the_circuit_is_open_only_one_request_is_out() -> None:
@@ -200,7 +200,7 @@ def test_while_the_circuit_is_open_only_one_request_is_out() -> None:
 
     with running(server_that(count)) as url:
         reward = client(url)
-        threads = [threading.Thread(target=reward.score, args=(ITEMS[:1],)) for _ in range(4)]
+        threads = [threading.Thread(target=reward.score_blocking, args=(ITEMS[:1],)) for _ in range(4)]
         for thread in threads:
             thread.start()
         time.sleep(0.15)
@@ -241,4 +241,4 @@ def test_a_failing_scorer_is_a_500_and_the_server_lives_on() -> None:
 
     fails_once.calls = 0  # type: ignore[attr-defined]
     with running(RewardServer(fails_once, TOKEN)) as url:
-        assert client(url).score(ITEMS[:1]) == [Score(value=None, status=Status.ABSTAIN)]
+        assert client(url).score_blocking(ITEMS[:1]) == [Score(value=None, status=Status.ABSTAIN)]

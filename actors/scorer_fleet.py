@@ -1,0 +1,192 @@
+"""The scorer fleet: all replicas of one reward model as one scorer, on the driver's event loop.
+
+score ──► queue ──► whichever replica is idle ──► scores, in the order asked
+            ▲                  │
+            └── what it held ◄─┘ when it is lost
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from actors.scorer import ScorerReplica, ScorerSpec, environment
+from rewards.contract import RewardError, RewardInput, RewardOutage, Score, Status
+from trainers.model_files import check_reward_model
+
+logger = logging.getLogger(__name__)
+
+_ITEMS_PER_PIECE = 64
+_MOST_LOSSES = 2  # a piece that took so many replicas with it is not tried on another
+
+
+class _ReplicaLost(Exception):
+    """A replica that can't serve any more; the message says why."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Piece:
+    """Samples that somebody waits for; one replica at a time has them."""
+
+    items: Sequence[RewardInput]
+    num_losses: int = 0
+    future: asyncio.Future[Sequence[Score]] = field(default_factory=asyncio.Future)
+
+    def resolve(self, scores: Sequence[Score]) -> None:
+        """Hand the scores to who waits, unless it went away."""
+        if not self.future.done():
+            self.future.set_result(scores)
+
+    def fail(self, reason: str) -> None:
+        """Leave every sample of it unscored."""
+        self.resolve([Score(value=None, status=Status.ERROR, detail=reason)] * len(self.items))
+
+
+class ScorerFleet:
+    """Fulfils `rewards.contract.Scorer`. All methods but `check` belong to one event loop."""
+
+    replica: type[ScorerReplica] = ScorerReplica
+
+    def __init__(self, spec: ScorerSpec, options: Mapping[str, Any] | None = None) -> None:
+        """`options`: Ray's options for each replica's actor, its placement above all."""
+        path = Path(spec.model_path).expanduser()
+        # Actors work in another folder.
+        self._spec = replace(spec, model_path=str(path.resolve())) if path.exists() else spec
+        self.actors: dict[str, Any] = {}  # by the replica's name
+        self._options = options or {}
+        self._queue: asyncio.Queue[_Piece] = asyncio.Queue()
+        self._waiting: set[_Piece] = set()
+        self._lives: dict[str, asyncio.Task[None]] = {}
+        self._num_names = 0
+        self._use_gpu = False
+        self._failure: Exception | None = None
+
+    def check(self, items: Sequence[RewardInput]) -> None:
+        """RewardError when the files are no reward model; this needs no replica."""
+        try:
+            check_reward_model(self._spec.model_path)
+        except ValueError as error:
+            raise RewardError(f"rewards: {self._spec.name}: {error}") from error
+
+    async def start(self, *, use_gpu: bool = False) -> None:
+        """Start all replicas at once, each on a GPU of its own if `use_gpu`; returns when each holds the model."""
+        self._use_gpu = use_gpu
+        await asyncio.gather(*(self.add_replica() for _ in range(self._spec.config.num_replicas)))
+
+    async def add_replica(self) -> None:
+        """Start one more replica; returns when it serves. RewardError for a model that it can't use."""
+        name = f"{self._spec.name}-{self._num_names}"
+        self._num_names += 1
+        started = asyncio.get_running_loop().create_future()
+        self._lives[name] = life = asyncio.create_task(self._live(name, started))
+        life.add_done_callback(lambda life: self._bury(name, life))
+        await asyncio.wait([started, life], return_when=asyncio.FIRST_COMPLETED)
+        if life.done():
+            life.result()
+
+    async def score(self, items: Sequence[RewardInput]) -> list[Score]:
+        """One score for each item, in order; RewardOutage when no replica is left."""
+        if self._failure is not None:
+            raise self._failure
+        rows = sorted(range(len(items)), key=lambda row: len(items[row].prompt) + len(items[row].response))
+        size = max(1, min(_ITEMS_PER_PIECE, -(-len(items) // self._spec.config.num_replicas)))
+        pieces = [_Piece(items=[_bare(items[row]) for row in rows[at : at + size]]) for at in range(0, len(rows), size)]
+        self._waiting.update(pieces)
+        try:
+            for piece in pieces:
+                self._queue.put_nowait(piece)
+            answers = await asyncio.gather(*(piece.future for piece in pieces))
+        finally:
+            self._waiting.difference_update(pieces)
+        found = dict(zip(rows, (score for answer in answers for score in answer), strict=True))
+        return [found[row] for row in range(len(items))]
+
+    async def close(self) -> None:
+        """End all replicas at once. Whoever still waits for scores gets RewardOutage."""
+        lives = list(self._lives.values())
+        for life in lives:
+            life.cancel()
+        await asyncio.gather(*lives, return_exceptions=True)
+        self._fail(RewardOutage(f"the replicas of {self._spec.name} were ended"))
+
+    async def _live(self, name: str, started: asyncio.Future[None]) -> None:
+        """A replica's place in the fleet: the process that fills it is replaced when it is lost."""
+        for restarts_left in reversed(range(self._spec.config.max_restarts + 1)):
+            self.actors[name] = actor = self._new_actor()
+            try:
+                await self._load(actor)
+                if not started.done():
+                    started.set_result(None)
+                await self._serve(actor)
+            except _ReplicaLost as loss:
+                if restarts_left == 0:
+                    raise RewardOutage(f"{name} was lost too often; the last time: {loss}") from None
+                logger.warning("%s: %s; a new process takes its place", name, loss)
+            finally:
+                ray.kill(self.actors.pop(name))
+
+    def _new_actor(self) -> Any:
+        config = self._spec.config
+        resources = {"num_cpus": config.threads_per_replica, "num_gpus": 1 if self._use_gpu else 0}
+        variables = environment(config, self._use_gpu)
+        # With Ray's own restarts a replica would come back without its model.
+        defaults = resources | {"runtime_env": {"env_vars": variables}, "max_restarts": 0}
+        return ray.remote(self.replica).options(**(defaults | dict(self._options))).remote(self._spec)
+
+    async def _load(self, actor: Any) -> None:
+        limit = self._spec.config.start_timeout_seconds
+        try:
+            await asyncio.wait_for(actor.start.remote(), limit)
+        except RayTaskError as error:  # another process would fare no better
+            raise RewardError(f"rewards: {self._spec.name}: {error.cause}") from None
+        except (RayError, TimeoutError) as error:
+            raise _ReplicaLost(f"did not load the model within {limit:g} s ({type(error).__name__})") from None
+
+    async def _serve(self, actor: Any) -> NoReturn:
+        """Take pieces for ever. A piece that raises is at fault itself; one that ends the process may not be."""
+        while True:
+            piece = await self._queue.get()
+            if piece.future.done():
+                continue
+            try:
+                piece.resolve(
+                    await asyncio.wait_for(actor.score.remote(piece.items), self._spec.config.timeout_seconds)
+                )
+            except RayTaskError as error:
+                piece.fail(f"{type(error.cause).__name__}: {error.cause}")
+            except (RayError, TimeoutError) as error:
+                reason = f"{type(error).__name__} while it scored {len(piece.items)} samples"
+                self._give_back(piece, reason)
+                raise _ReplicaLost(reason) from None
+
+    def _give_back(self, piece: _Piece, reason: str) -> None:
+        piece.num_losses += 1
+        if piece.num_losses < _MOST_LOSSES:
+            self._queue.put_nowait(piece)
+        else:
+            piece.fail(f"{piece.num_losses} replicas were lost on it; the last: {reason}")
+
+    def _bury(self, name: str, life: asyncio.Task[None]) -> None:
+        """A place is given up. The last one ends the fleet."""
+        del self._lives[name]
+        if life.cancelled() or (error := life.exception()) is None:
+            return
+        logger.error("%s is given up: %s", name, error)
+        if not self._lives:
+            self._fail(RewardOutage(f"no replica is left; the last: {error}"))
+
+    def _fail(self, failure: Exception) -> None:
+        self._failure = self._failure or failure
+        for piece in self._waiting:
+            if not piece.future.done():
+                piece.future.set_exception(failure)
+
+
+def _bare(item: RewardInput) -> RewardInput:
+    """What a model reads of a sample; the data set's columns may be large."""
+    return replace(item, answer=None, columns={})

@@ -1,0 +1,130 @@
+"""A reward model at work: texts in, values out, batched by tokens."""
+
+import asyncio
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jinja2 import TemplateError
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from configs.schema.model import Dtype
+from experience.encoding import Encoder
+from experience.tokenizer import load_tokenizer
+from rewards.contract import RewardError, RewardInput, Score, Status
+from trainers.model_files import reward_normalization
+
+# B sequences, T tokens of the longest
+
+_DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class ScoringModel:
+    """A sequence classifier with one label, in this process. Fulfils `rewards.contract.Scorer`.
+
+    A conversation goes through the model's own chat template, or prompt and response stand one after the other
+    where it has none. A sample that cannot be judged gets a score of status ERROR, and harms no other.
+    Any thread may call it; one forward runs at a time.
+    """
+
+    def __init__(self, path: str, *, dtype: Dtype = "float32", tokens_per_batch: int = 8192) -> None:
+        """Loads it, onto the GPU where there is one. ValueError for a checkpoint that is no reward model."""
+        self._encoder = Encoder(load_tokenizer(path))
+        self._model = _load(path, dtype)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model.to(self._device)  # type: ignore[arg-type]
+        self._mean, self._std = reward_normalization(path)
+        self._tokens_per_batch = tokens_per_batch
+        self._forward_lock = threading.Lock()
+
+    def check(self, items: Sequence[RewardInput]) -> None:
+        """Score these; RewardError when one of them cannot be."""
+        for score in self.score_blocking(items):
+            if score.status.is_failure:
+                raise RewardError(f"rewards: the reward model cannot judge a trial sample: {score.detail}")
+
+    async def score(self, items: Sequence[RewardInput]) -> list[Score]:
+        """One score for each item, in order: the model's value, less the stored mean, over the stored deviation."""
+        return await asyncio.to_thread(self.score_blocking, items)
+
+    def score_blocking(self, items: Sequence[RewardInput]) -> list[Score]:
+        """`score` for callers without an event loop."""
+        scores: dict[int, Score] = {}
+        sequences: dict[int, NDArray[np.int32]] = {}
+        for row, item in enumerate(items):
+            try:
+                sequences[row] = self._tokens(item)
+            except (ValueError, TemplateError) as error:
+                scores[row] = Score(value=None, status=Status.ERROR, detail=str(error))
+        budget = self._tokens_per_batch if self._model.config.pad_token_id is not None else 0
+        for rows in token_batches({row: len(tokens) for row, tokens in sequences.items()}, budget):
+            values = self._values([sequences[row] for row in rows])
+            scores |= {row: self._score(value) for row, value in zip(rows, values, strict=True)}
+        return [scores[row] for row in range(len(items))]
+
+    def _tokens(self, item: RewardInput) -> NDArray[np.int32]:
+        """The sample as the model reads it; ValueError when it is too long or its template refuses it."""
+        if self._encoder.has_template:
+            messages = self._encoder.conversation(list(item.messages) or item.prompt)
+            messages.append({"role": "assistant", "content": item.response})
+            (tokens,) = self._encoder.encode(self._encoder.render([messages], generation=False))
+        else:
+            (tokens,) = self._encoder.encode_plain([item.prompt + item.response])
+        longest = getattr(self._model.config, "max_position_embeddings", None)
+        if not len(tokens) or (longest is not None and len(tokens) > longest):
+            raise ValueError(f"a text of {len(tokens)} tokens; the reward model takes 1 to {longest or 'any number'}")
+        return tokens
+
+    @torch.inference_mode()
+    def _values(self, sequences: Sequence[NDArray[np.int32]]) -> list[float]:
+        """The model's raw value for each sequence."""
+        longest = max(map(len, sequences))
+        shape = (len(sequences), longest)
+        input_ids = torch.full(shape, self._model.config.pad_token_id or 0)  # [B, T], padded on the right
+        for row, tokens in enumerate(sequences):
+            input_ids[row, : len(tokens)] = torch.from_numpy(tokens)
+        lengths = torch.tensor([len(tokens) for tokens in sequences])
+        mask = torch.arange(longest) < lengths[:, None]  # [B, T]
+        with self._forward_lock:
+            output = self._model(input_ids.to(self._device), attention_mask=mask.long().to(self._device))
+            logits: Tensor = output.logits  # [B, 1]
+            return logits.float().squeeze(1).tolist()
+
+    def _score(self, value: float) -> Score:
+        if not math.isfinite(value):
+            return Score(value=None, status=Status.ERROR, detail=f"the reward model answers {value}")
+        return Score(value=(value - self._mean) / self._std)
+
+
+def token_batches(lengths: dict[int, int], budget: int) -> Iterator[list[int]]:
+    """Rows in batches of like length, each of at most `budget` tokens with padding; one over it stands alone.
+
+    `lengths`: tokens by row.
+    """
+    batch: list[int] = []
+    for row in sorted(lengths, key=lambda row: lengths[row], reverse=True):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > budget:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _load(path: str, dtype: Dtype) -> PreTrainedModel:
+    loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+        path, dtype=_DTYPES[dtype], use_safetensors=True, trust_remote_code=False, output_loading_info=True
+    )
+    model, report = loaded
+    if model.config.num_labels != 1:
+        raise ValueError(f"{path}: {model.config.num_labels} labels; a reward model has num_labels=1")
+    # transformers only warns, and answers with random weights in their place.
+    wrong = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if wrong:
+        raise ValueError(f"{path}: weights missing or of the wrong shape: {', '.join(wrong[:5])}")
+    return model.eval()
