@@ -1,9 +1,10 @@
 """The command `wutong`, and what its exit codes mean: 0 done, 2 wrong input, 75 stopped but resumable, 1 all else."""
 
 import logging
+import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -14,7 +15,9 @@ from cli.demo import demo
 from cli.evaluate import evaluate
 from cli.reward import app as reward_app
 
-STOPPED_RESUMABLE = 75
+FAILED, WRONG_INPUT, STOPPED_RESUMABLE = 1, 2, 75
+
+logger = logging.getLogger(__name__)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 for command in (config, demo, evaluate):
@@ -43,19 +46,38 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="go on from the newest checkpoint")] = False,
 ) -> None:
     """Run one stage: pre-training, supervised fine-tuning or reinforcement learning."""
-    from cluster.launch import launch
     from configs.load import load_run
 
-    outcome = launch(load_run(recipe, overrides or []), resume=resume)
+    run = load_run(recipe, overrides or [])
+    from cluster.launch import launch  # takes seconds: not before the recipe is known to be sound
+
+    outcome = launch(run, resume=resume)
     if not outcome.is_finished:
-        errors.print(f"stopped after step {outcome.step}; go on with: wutong train {recipe} --resume")
+        again = shlex.join(["wutong", "train", str(recipe), *(overrides or ()), "--resume"])
+        errors.print(f"stopped after step {outcome.step}; go on with: {again}", markup=False, soft_wrap=True)
         raise typer.Exit(STOPPED_RESUMABLE)
 
 
 def main() -> None:
-    """Run the command line; an error of the user's input is one line and exit code 2."""
+    """Run the command line. Wrong input and known failures are one line; anything else shows its traceback."""
     try:
         app()
     except ValueError as error:
-        errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
+        _end(error, WRONG_INPUT)
+    except Exception as error:
+        if not _is_told_in_one_line(error):
+            raise
+        _end(error, FAILED)
+
+
+def _is_told_in_one_line(error: Exception) -> bool:
+    # Imported here: a run that fails has loaded all this, and other commands start faster without it.
+    from cluster.failures import FAILURES
+
+    return isinstance(error, FAILURES)
+
+
+def _end(error: Exception, code: int) -> NoReturn:
+    logger.info("how it came about:", exc_info=error)  # shown with --verbose
+    errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)

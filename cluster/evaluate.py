@@ -13,7 +13,7 @@ from safetensors import safe_open
 from actors import weights
 from actors.fleet import RolloutFleet
 from actors.messages import RolloutSpec
-from cluster.inputs import context_length
+from cluster.inputs import context_length, reward_examples
 from cluster.session import ray_session
 from configs.schema import (
     ClusterConfig,
@@ -25,7 +25,7 @@ from configs.schema import (
 )
 from experience.dataset import load_dataset
 from experience.prompts import PromptTable, eval_prompts
-from experience.records import Sampling, Weights
+from experience.records import Prompt, Sampling, Weights
 from experience.tokenizer import load_tokenizer, stop_token_ids
 from rewards.pool import RewardPool
 from trainers.evaluation import Answers, answer
@@ -67,15 +67,16 @@ async def _evaluate(request: EvaluationRequest, folder: Path) -> EvaluationResul
     table = PromptTable(load_dataset(request.data.train), tokenizer, request.data)
     prompts = eval_prompts(table, request.num_prompts)
     response = request.rollout.sampling.max_response_tokens
+    longest = _longest_sequence(request.model, prompts, response)
     async with AsyncExitStack() as stack:
         pool = RewardPool(request.rewards, RewardPoolConfig())
         stack.callback(pool.close)
-        pool.start()
+        pool.start(reward_examples(prompts[:2]))
         stack.enter_context(ray_session(request.cluster, num_cpus=request.rollout.num_workers))
         spec = RolloutSpec(
             model_path=str(folder),
             config=request.rollout,
-            max_model_len=_max_length(request, response),
+            max_model_len=longest,
             stop_token_ids=stop_token_ids(tokenizer),
             use_gpu=ray.cluster_resources().get("GPU", 0) > 0,
         )
@@ -107,7 +108,13 @@ def _file_buckets(folder: Path) -> Iterator[Sequence[tuple[str, torch.Tensor]]]:
             yield [(name, tensors.get_tensor(name)) for name in tensors.keys()]  # noqa: SIM118
 
 
-def _max_length(request: EvaluationRequest, response: int) -> int:
-    wanted = request.data.max_prompt_tokens + response
-    limit = context_length(request.model)
-    return wanted if limit is None else min(wanted, limit)
+def _longest_sequence(model: ModelConfig, prompts: Sequence[Prompt], max_response_tokens: int) -> int:
+    """Tokens of the longest prompt with the longest response. ValueError when the model can't hold them."""
+    prompt = max(len(prompt.tokens) for prompt in prompts)
+    longest, limit = prompt + max_response_tokens, context_length(model)
+    if limit is not None and longest > limit:
+        raise ValueError(
+            f"the longest prompt has {prompt} tokens; with --max-response-tokens={max_response_tokens} that makes "
+            f"{longest}, and the model at {model.path} takes {limit}; lower it to {max(limit - prompt, 0)}"
+        )
+    return longest

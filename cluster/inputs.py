@@ -1,6 +1,7 @@
 """What a run reads - tokenizer, data, sizes - checked before any process or device is taken."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from experience.arithmetic import write_arithmetic
 from experience.checks import GoldPolicy
 from experience.dataset import Dataset, load_dataset
 from experience.prompts import PromptTable, warn_of_overlap
+from experience.records import Prompt
 from experience.tokenizer import load_tokenizer
 from rewards.contract import RewardInput
 from rewards.golds import needs_golds, unreadable_golds
@@ -61,6 +63,22 @@ def _gold_policy(run: RlRun, dataset: Dataset, folder: RunFolder) -> GoldPolicy:
     return GoldPolicy(
         required=needs_golds(run.rewards), check=complaints.get, report=folder.path / "unreadable_golds.jsonl"
     )
+
+
+def reward_examples(prompts: Sequence[Prompt]) -> list[RewardInput]:
+    """Real rows with a made-up response, on which every reward is tried before anything heavy starts."""
+    return [
+        RewardInput(
+            prompt=prompt.text,
+            response=f"It is {prompt.answer}.",
+            answer=prompt.answer,
+            messages=prompt.messages,
+            columns=prompt.columns,
+            num_prompt_tokens=len(prompt.tokens),
+            num_response_tokens=1,
+        )
+        for prompt in prompts
+    ]
 
 
 def sequence_limit(run: RlRun) -> int:

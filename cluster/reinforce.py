@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,8 @@ from actors.trainer import TrainerGroup
 from algorithms.algorithm import Algorithm
 from algorithms.table import resolve
 from cluster.folder import RunFolder
-from cluster.inputs import prompt_tables, sequence_limit, trained_tokenizer
+from cluster.inputs import prompt_tables, reward_examples, sequence_limit, trained_tokenizer
+from cluster.learned_rewards import LearnedRewards
 from cluster.meters import open_meter
 from cluster.outcome import Outcome
 from cluster.rl_observer import HeldOut, RlObserver
@@ -27,7 +28,6 @@ from configs.schema import RlRun
 from experience.prompts import PromptStream, eval_prompts
 from experience.records import Prompt, Sampling
 from experience.tokenizer import stop_token_ids
-from rewards.contract import RewardInput
 from rewards.pool import RewardPool
 from rewards.remote import RewardOutage
 from trainers.credit import BatchShape, CreditAssigner
@@ -60,6 +60,7 @@ def read_inputs(run: RlRun, folder: RunFolder) -> Inputs:
         raise ValueError("model.new: reinforcement learning starts from a checkpoint; set model.path")
     algorithm = resolve(run.algorithm)
     check_model(run.model)
+    max_sequence_tokens = sequence_limit(run)
     tokenizer = trained_tokenizer(run)
     train, held_out = prompt_tables(run, tokenizer, folder)
     return Inputs(
@@ -67,21 +68,25 @@ def read_inputs(run: RlRun, folder: RunFolder) -> Inputs:
         tokenizer=tokenizer,
         prompts=PromptStream(train, seed=run.seed, shuffle=run.data.shuffle),
         held_out=[] if held_out is None else eval_prompts(held_out, run.evaluation.num_prompts),
-        max_sequence_tokens=sequence_limit(run),
+        max_sequence_tokens=max_sequence_tokens,
     )
 
 
 async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path | None) -> Outcome:
     """Train to the last step, or until a signal."""
     async with AsyncExitStack() as stack:
-        pool = RewardPool(run.rewards, run.reward_pool)
+        learned = LearnedRewards(run.rewards, run.reward_model)
+        pool = RewardPool(run.rewards, run.reward_pool, scorers=learned.fleets)
         stack.callback(pool.close)
         pool.start(reward_examples(inputs.prompts.at(0, 2)))
-        stack.enter_context(ray_session(run.cluster, num_cpus=_num_cpus(run)))
+        stack.enter_context(ray_session(run.cluster, num_cpus=_num_cpus(run) + learned.num_cpus))
         use_gpu = ray.cluster_resources().get("GPU", 0) > 0
         fleet = RolloutFleet(_rollout_spec(run, inputs, use_gpu))
         stack.push_async_callback(fleet.close)
-        learner, _ = await asyncio.gather(TrainerGroup.start(_learner_spec(run, inputs, use_gpu)), fleet.start())
+        stack.push_async_callback(learned.close)
+        learner, *_ = await asyncio.gather(
+            TrainerGroup.start(_learner_spec(run, inputs, use_gpu)), fleet.start(), learned.start(use_gpu=use_gpu)
+        )
         stack.callback(learner.close)
         state = await learner.load(resume_from) if resume_from else {}
         roles = Roles(prompts=inputs.prompts, rollouts=fleet, rewards=pool, learner=learner)
@@ -151,19 +156,19 @@ async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, st
         held_out=_held_out(run, inputs),
         saver=saver,
     )
-    try:
-        with stop_on_signal(loop.stop):
+    with stop_on_signal(loop.stop):
+        try:
             await loop.run(observer, unfinished=state.get("begun", ()))
-    except (FleetFailed, RewardOutage) as failure:
-        logger.error("stopped after step %d: %s", loop.step, failure)
-    finally:
-        await observer.close()
-        meter.close()
-        meter.timeline.write(folder.timeline)
-    await saver.save(loop.step)
-    is_finished = loop.step == run.num_steps
-    if is_finished:
-        await roles.learner.export(folder.export)
+        except (FleetFailed, RewardOutage) as failure:
+            logger.error("stopped after step %d: %s", loop.step, failure)
+        finally:
+            await observer.close()
+            meter.close()
+            meter.timeline.write(folder.timeline)
+        await saver.save(loop.step)
+        is_finished = loop.step == run.num_steps
+        if is_finished:
+            await roles.learner.export(folder.export)
     evaluations = list(observer.evaluations.values()) or [{}]
     return Outcome(
         step=loop.step,
@@ -174,22 +179,6 @@ async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, st
         first=evaluations[0],
         last=evaluations[-1],
     )
-
-
-def reward_examples(prompts: Sequence[Prompt]) -> list[RewardInput]:
-    """Real rows with a made-up response, on which every reward is tried before anything heavy starts."""
-    return [
-        RewardInput(
-            prompt=prompt.text,
-            response=f"It is {prompt.answer}.",
-            answer=prompt.answer,
-            messages=prompt.messages,
-            columns=prompt.columns,
-            num_prompt_tokens=len(prompt.tokens),
-            num_response_tokens=1,
-        )
-        for prompt in prompts
-    ]
 
 
 def _held_out(run: RlRun, inputs: Inputs) -> HeldOut:

@@ -7,9 +7,12 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import ray
 from ray.util import get_node_ip_address
 
+from cluster.import_path import ours_first
+from cluster.reaper import reaping
 from configs.schema import ClusterConfig
 
 logger = logging.getLogger(__name__)
@@ -27,17 +30,28 @@ def ray_session(config: ClusterConfig, num_cpus: int) -> Iterator[None]:
         yield
         return
     # Workers get the driver's current folder on their path: from here, no user's `rewards.py` can shadow ours.
+    earlier = _children()
     with contextlib.chdir(ROOT):
         _join(config) if config.address else _start(config, num_cpus)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with reaping(_children() - earlier):
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _children() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
 
 
 def _join(config: ClusterConfig) -> None:
     try:
-        ray.init(address=config.address, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(
+            address=config.address,
+            runtime_env={"worker_process_setup_hook": ours_first()},
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
     except ConnectionError as error:
         raise ValueError(
             f"cluster.address={config.address}: no Ray cluster answers there ({error}); "

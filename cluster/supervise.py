@@ -107,16 +107,16 @@ async def _train(
     saver = Saver(run.checkpoint, learner=learner, folder=folder.checkpoints, num_steps=run.num_steps, state=dict)
     held_out = None if inputs.held_out is None else _batch(run, first_sequences(inputs.held_out, run.eval_sequences))
     observer = SupervisedObserver(run, learner=learner, meter=meter, saver=saver, held_out=held_out)
-    try:
-        with stop_on_signal(loop.stop):
+    with stop_on_signal(loop.stop):
+        try:
             step = await loop.run(observer, first_step=first_step, num_steps=run.num_steps)
-    finally:
-        meter.close()
-        meter.timeline.write(folder.timeline)
-    await saver.save(step)
-    is_finished = step == run.num_steps
-    if is_finished:
-        await learner.export(folder.export)
+        finally:
+            meter.close()
+            meter.timeline.write(folder.timeline)
+        await saver.save(step)
+        is_finished = step == run.num_steps
+        if is_finished:
+            await learner.export(folder.export)
     return Outcome(
         step=step,
         is_finished=is_finished,

@@ -1,0 +1,8 @@
+"""What ends a run through no fault of its recipe: each is told in one line, without a traceback."""
+
+from actors.fleet import FleetFailed
+from actors.trainer import TrainerGroupError
+from cluster.signals import Interrupted
+from rewards.remote import RewardOutage
+
+FAILURES = (FleetFailed, Interrupted, RewardOutage, TrainerGroupError)
