@@ -42,7 +42,7 @@ STAGES = {
         "model": {"path": str(folder / "sft" / "export")},
         "data": {**DATA, "max_prompt_tokens": 24},
         "rollout": {"prompts_per_step": 4, "group_size": 2, "sampling": {"max_response_tokens": 16}},
-        "rewards": [{"use": "math"}],
+        "rewards": [{"use": f"{Path(__file__).with_name('tiny_rules.py')}:letters"}],
         "algorithm": {"name": "grpo", "kl_coef": 0},
         "evaluation": {"num_prompts": 4},
     },
