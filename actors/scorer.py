@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from configs.schema.rewards import RewardModelConfig
 from rewards.contract import RewardInput, Score
-from trainers.scoring_model import ScoringModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +34,8 @@ class ScorerReplica:
     def start(self) -> None:
         """Load the model; ValueError when it is none that scores."""
         config = self._spec.config
+        from trainers.scoring_model import ScoringModel  # takes seconds, which no driver should spend
+
         self._model = ScoringModel(self._spec.model_path, dtype=config.dtype, tokens_per_batch=config.tokens_per_batch)
 
     def score(self, items: Sequence[RewardInput]) -> list[Score]:

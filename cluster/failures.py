@@ -3,6 +3,6 @@
 from actors.fleet import FleetFailed
 from actors.trainer import TrainerGroupError
 from cluster.signals import Interrupted
-from rewards.remote import RewardOutage
+from rewards.contract import RewardOutage
 
 FAILURES = (FleetFailed, Interrupted, RewardOutage, TrainerGroupError)

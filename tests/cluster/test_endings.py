@@ -1,0 +1,280 @@
+"""How a run ends. As each start takes long, one run meets every end: killed, stopped, interrupted, finished."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from experience.store import read_trajectories
+from tests.actors.tiny_policies import make_policy
+from trainers import checkpoint
+
+pytestmark = pytest.mark.slow
+
+WUTONG = Path(sys.executable).with_name("wutong")
+PROMPTS_PER_STEP, GROUP_SIZE = 4, 2
+SECONDS_TO_VANISH = 30
+KINDS = ("gcs_server", "raylet", "Agent", "RolloutWorker", "TrainerRank", "rewards")
+MARK = "TEST_RUN_MARK"  # an environment variable that all processes of one start inherit
+
+# Scoring waits while the file `brake` exists, and says so: what a run is doing when it is struck is no chance.
+RULES = """
+import time
+from pathlib import Path
+
+def parity(item, folder):
+    while Path(folder, "brake").exists():
+        Path(folder, "braked").touch()
+        time.sleep(0.05)
+    return len(item.response) % 2
+"""
+
+
+class Start:
+    """One start of `wutong train` in a process of its own, until it ends."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.folder = folder
+        self._mark = uuid.uuid4().hex
+        self._stderr = folder / f"stderr_{self._mark}"
+        for flag in ("brake", "braked"):
+            (folder / flag).unlink(missing_ok=True)
+        with self._stderr.open("w") as stderr:
+            self.process = subprocess.Popen(
+                [str(WUTONG), "train", "run.yaml", *arguments],
+                cwd=folder,
+                env={**os.environ, MARK: self._mark},
+                stderr=stderr,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C reaches a whole process group: here not ours
+            )
+
+    @property
+    def stderr(self) -> str:
+        """What the run said, but for the line of each step."""
+        lines = self._stderr.read_text().splitlines(keepends=True)
+        return "".join(line for line in lines if not line.startswith("step "))
+
+    def processes(self) -> set[psutil.Process]:
+        """The driver and all that come from it, also those that have become somebody else's children."""
+        found = set()
+        with suppress(psutil.NoSuchProcess):
+            driver = psutil.Process(self.process.pid)
+            found = {driver, *driver.children(recursive=True)}
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get(MARK) == self._mark:
+                    found.add(process)
+        return {process for process in found if is_alive(process)}
+
+    def brake_after(self, step: int) -> int:
+        """Let the run do more than `step` steps and hold it in the scoring of another; the steps done by then."""
+        self.wait_until(lambda: last_step(self.folder) > step, 120)
+        (self.folder / "brake").touch()
+        self.wait_until(lambda: (self.folder / "braked").exists(), 60)
+        return last_step(self.folder)
+
+    def wait_until(self, condition: Callable[[], object], seconds: float) -> None:
+        """Fail, with what the run said, when it ends or the time is over before the condition holds."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.stderr}"
+            assert time.monotonic() < deadline, f"nothing after {seconds} s: {self.stderr}"
+            time.sleep(0.05)
+
+    def interrupt(self) -> None:
+        """Ctrl-C at a terminal."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """What was seen of one start and its end. `left`: processes that outlived it by 30 s."""
+
+    steps_before: int
+    code: int
+    seconds: float
+    stderr: str
+    kinds: set[str]
+    left: list[str]
+    saved_step: int
+
+
+def is_alive(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def last_step(folder: Path) -> int:
+    path = folder / "run" / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
+
+
+def saved_step(folder: Path) -> int:
+    newest = checkpoint.latest_valid(folder / "run" / "checkpoints")
+    assert newest is not None
+    return int(newest.name.rpartition("_")[2])
+
+
+def end(start: Start, strike: Callable[[], Any], steps_before: int = 0) -> Ending:
+    """Strike, and wait until the run is over and, for at most 30 s, its last process gone."""
+    known = {process: described(process) for process in start.processes()}
+    struck = time.monotonic()
+    strike()
+    code = start.process.wait(timeout=180)
+    seconds = time.monotonic() - struck
+    deadline = time.monotonic() + SECONDS_TO_VANISH
+    while (left := start.processes() | {process for process in known if is_alive(process)}) and (
+        time.monotonic() < deadline
+    ):
+        time.sleep(0.1)
+    return Ending(
+        steps_before=steps_before,
+        code=code,
+        seconds=seconds,
+        stderr=start.stderr,
+        kinds={kind for text in known.values() for kind in KINDS if kind in text},
+        left=[known.get(process) or described(process) for process in left],
+        saved_step=saved_step(start.folder),
+    )
+
+
+def described(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return str(process)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("endings")
+    make_policy(folder / "model")
+    rows = [{"prompt": f"{number} + 1 =", "answer": str(number + 1)} for number in range(50)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "rules.py").write_text(RULES)
+    recipe = {
+        "stage": "rl",
+        "name": "run",
+        "output_dir": str(folder),
+        "num_steps": 1000,
+        "model": {"path": str(folder / "model")},
+        "data": {"train": str(folder / "prompts.jsonl"), "max_prompt_tokens": 24},
+        "trainer": {"num_ranks": 2, "tokens_per_micro_batch": 512},
+        "rollout": {
+            "prompts_per_step": PROMPTS_PER_STEP,
+            "group_size": GROUP_SIZE,
+            "sampling": {"max_response_tokens": 16},
+        },
+        "rewards": [{"use": f"{folder}/rules.py:parity", "args": {"folder": str(folder)}, "timeout_seconds": 120}],
+        "algorithm": {"name": "grpo", "kl_coef": 0},
+        "checkpoint": {"every_steps": 1, "keep_last": 3},
+        "logging": {"tensorboard": False},
+    }
+    (folder / "run.yaml").write_text(yaml.safe_dump(recipe))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(folder: Path) -> Iterator[Ending]:
+    """SIGKILL of the driver while the first steps' samples are scored."""
+    start = Start(folder)
+    steps = start.brake_after(1)
+    yield end(start, start.process.kill, steps)
+
+
+@pytest.fixture(scope="module")
+def stopped(folder: Path, killed: Ending) -> Ending:
+    """Resumed, and one Ctrl-C during a step."""
+    start = Start(folder, "--resume")
+    steps = start.brake_after(last_step(folder))
+
+    def strike() -> None:
+        start.interrupt()
+        start.wait_until(lambda: "stopping after this step" in start.stderr, 10)
+        (folder / "brake").unlink()
+
+    return end(start, strike, steps)
+
+
+@pytest.fixture(scope="module")
+def interrupted(folder: Path, stopped: Ending) -> Ending:
+    """Resumed, and two Ctrl-C during a step that would not end by itself."""
+    start = Start(folder, "--resume")
+    steps = start.brake_after(last_step(folder))
+
+    def strike() -> None:
+        start.interrupt()
+        start.wait_until(lambda: "stopping after this step" in start.stderr, 10)
+        start.interrupt()
+
+    return end(start, strike, steps)
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path, interrupted: Ending) -> Ending:
+    """Resumed, to the end."""
+    start = Start(folder, f"num_steps={interrupted.saved_step + 2}", "--resume")
+    return end(start, lambda: None)
+
+
+def test_a_killed_driver_leaves_no_process(killed: Ending) -> None:
+    assert killed.code == -signal.SIGKILL
+    assert killed.kinds == set(KINDS), "the test must know every kind of process to see it gone"
+    assert killed.left == []
+
+
+def test_a_killed_run_leaves_the_checkpoint_of_its_last_step(killed: Ending) -> None:
+    assert killed.saved_step == killed.steps_before
+
+
+def test_one_interrupt_ends_the_step_saves_and_exits_with_75(stopped: Ending) -> None:
+    assert stopped.code == 75
+    assert stopped.saved_step == stopped.steps_before + 1
+    assert stopped.left == []
+
+
+def test_a_stopped_run_says_how_to_go_on_and_nothing_more(stopped: Ending) -> None:
+    warning, advice = stopped.stderr.splitlines()
+    assert "stopping after this step" in warning
+    assert advice == f"stopped after step {stopped.saved_step}; go on with: wutong train run.yaml --resume"
+
+
+def test_a_second_interrupt_ends_the_run_at_once(interrupted: Ending) -> None:
+    assert interrupted.code == 1
+    assert interrupted.seconds < 30
+    assert interrupted.saved_step == interrupted.steps_before
+    assert interrupted.left == []
+
+
+def test_a_second_interrupt_is_told_in_one_line(interrupted: Ending) -> None:
+    warning, last = interrupted.stderr.splitlines()
+    assert "stopping after this step" in warning
+    assert last == "stopped at once; the last checkpoint is as it was"
+
+
+def test_after_all_that_the_run_finishes(folder: Path, finished: Ending) -> None:
+    assert (finished.code, finished.stderr, finished.left) == (0, "", [])
+    assert (folder / "run" / "export" / "config.json").exists()
+
+
+def test_every_prompt_was_trained_on_exactly_once(folder: Path, finished: Ending) -> None:
+    files = sorted((folder / "run" / "trajectories").glob("*.parquet"))
+    assert len(files) == finished.saved_step
+    ordinals = [ordinal for file in files for ordinal in read_trajectories(file).column("ordinal").to_pylist()]
+    expected = range(finished.saved_step * PROMPTS_PER_STEP)
+    assert Counter(ordinals) == Counter(dict.fromkeys(expected, GROUP_SIZE))
