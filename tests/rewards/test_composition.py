@@ -7,11 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from configs.schema.rewards import RewardSpec, check_rewards
+from configs.schema.rewards import RewardPoolConfig, RewardSpec, check_rewards
 from rewards.cache import VerdictCache
 from rewards.composition import compose
 from rewards.contract import RewardError, RewardInput, Score, Status
+from rewards.golds import needs_golds
 from rewards.health import check_failures, check_first_step, status_rates
+from rewards.pool import RewardPool
 
 MATH = RewardSpec(use="math")
 FORMAT = RewardSpec(use="format", weight=0.1)
@@ -139,3 +141,21 @@ def test_the_cache_remembers_verdicts_but_no_failures() -> None:
     assert cache.recall(item("a", name="another")) is RIGHT
     assert cache.recall(item("b")) is None
     assert VerdictCache(()).recall(item("a")) is None
+
+
+def test_a_reward_model_has_a_name_and_takes_no_args() -> None:
+    spec = RewardSpec(use="model:/models/taste")
+    assert (spec.label, spec.model_path) == ("model", "/models/taste")
+    assert RewardSpec(use="./file.py:model").model_path is None
+    with pytest.raises(ValueError, match="a reward model takes no args and no timeout; see reward_model"):
+        RewardSpec(use="model:/models/taste", args={"dtype": "bfloat16"})
+
+
+def test_a_reward_model_without_anybody_to_ask_is_refused() -> None:
+    with pytest.raises(RewardError, match="reward models are not loaded here; serve it with"):
+        RewardPool([RewardSpec(use="model:/models/taste")], RewardPoolConfig())
+
+
+def test_only_what_compares_with_a_gold_answer_needs_one() -> None:
+    assert not needs_golds([RewardSpec(use="length"), RewardSpec(use="model:/models/taste")])
+    assert needs_golds([RewardSpec(use="math"), RewardSpec(use="model:/models/taste")])
