@@ -12,12 +12,10 @@ from tests.actors.tiny_policies import make_policy
 WUTONG = Path(sys.executable).with_name("wutong")
 NUM_PROMPTS = 12
 
-# A random policy is right in no other sense; the prompt's own text shows that rewards are tried on real rows.
+# A random policy is right in no other sense. The column, which a made-up sample lacks, is there in real rows only.
 RULES = """
-def even(item):
-    if not item.columns["prompt"].startswith("row "):
-        raise ValueError("a made-up row")
-    return float(len(item.response) % 2 == 0)
+def parity(item):
+    return float(len(item.response) % 2 == item.columns["parity"])
 """
 
 
@@ -25,10 +23,10 @@ def even(item):
 def numbers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     folder = tmp_path_factory.mktemp("evaluate")
     model = make_policy(folder / "model")
-    rows = [{"prompt": f"row {number}", "answer": str(number)} for number in range(NUM_PROMPTS)]
+    rows = [{"prompt": f"row {number}", "answer": str(number), "parity": 0} for number in range(NUM_PROMPTS)]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "rules.py").write_text(RULES)
-    options = ["--samples", "4", "--max-response-tokens", "8", "--reward", "rules.py:even", "--json"]
+    options = ["--samples", "4", "--max-response-tokens", "8", "--reward", "rules.py:parity", "--json"]
     result = subprocess.run(
         [str(WUTONG), "evaluate", str(model), "prompts.jsonl", *options],
         cwd=folder,
