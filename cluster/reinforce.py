@@ -48,6 +48,7 @@ class Inputs:
     """What was read and checked before anything heavy starts."""
 
     algorithm: Algorithm
+    objective: PolicyObjective
     tokenizer: "PreTrainedTokenizerBase"
     prompts: PromptStream
     held_out: list[Prompt]
@@ -59,16 +60,37 @@ def read_inputs(run: RlRun, folder: RunFolder) -> Inputs:
     if run.model.path is None:
         raise ValueError("model.new: reinforcement learning starts from a checkpoint; set model.path")
     algorithm = resolve(run.algorithm)
+    objective = _objective(run, algorithm)
+    if run.rollout.max_staleness and algorithm.correction == "none":
+        logger.warning(
+            "rollout.max_staleness=%d with algorithm.correction=none: stale samples count as fresh ones; "
+            "algorithm.correction=tis weighs them",
+            run.rollout.max_staleness,
+        )
     check_model(run.model)
     max_sequence_tokens = sequence_limit(run)
     tokenizer = trained_tokenizer(run)
     train, held_out = prompt_tables(run, tokenizer, folder)
     return Inputs(
         algorithm=algorithm,
+        objective=objective,
         tokenizer=tokenizer,
         prompts=PromptStream(train, seed=run.seed, shuffle=run.data.shuffle),
         held_out=[] if held_out is None else eval_prompts(held_out, run.evaluation.num_prompts),
         max_sequence_tokens=max_sequence_tokens,
+    )
+
+
+def _objective(run: RlRun, algorithm: Algorithm) -> PolicyObjective:
+    """ValueError for rows of the table that need a part which does not exist yet."""
+    if algorithm.needs_greedy:
+        raise ValueError(
+            f"algorithm.name={algorithm.name!r} compares with a greedy response, which is not sampled yet; choose rloo"
+        )
+    return PolicyObjective(
+        algorithm=algorithm,
+        temperature=run.rollout.sampling.temperature,
+        max_response_tokens=run.rollout.sampling.max_response_tokens,
     )
 
 
@@ -95,18 +117,13 @@ async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path
 
 def _learner_spec(run: RlRun, inputs: Inputs, use_gpu: bool) -> LearnerSpec:
     assert run.model.path is not None
-    sampling = run.rollout.sampling
     return LearnerSpec(
         model=run.model,
         tokenizer_path=run.model.path,
         seed=run.seed,
         optimizer=run.optimizer,
         trainer=run.trainer,
-        objective=PolicyObjective(
-            algorithm=inputs.algorithm,
-            temperature=sampling.temperature,
-            max_response_tokens=sampling.max_response_tokens,
-        ),
+        objective=inputs.objective,
         total_updates=run.num_steps * run.algorithm.mini_batches * run.algorithm.epochs,
         config_digest=config_digest(run),
         use_gpu=use_gpu,
@@ -126,19 +143,9 @@ def _rollout_spec(run: RlRun, inputs: Inputs, use_gpu: bool) -> RolloutSpec:
 
 
 async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, state: Mapping[str, Any]) -> Outcome:
-    first_step = state.get("step", 0)
-    meter = open_meter(run, folder, first_step)
+    meter = open_meter(run, folder, state.get("step", 0))
     assigner = CreditAssigner(inputs.algorithm, _batch_shape(run))
-    schedule = Schedule(
-        first_step=first_step,
-        num_steps=run.num_steps,
-        first_prompt=state.get("cursor", 0),
-        prompts_per_step=run.rollout.prompts_per_step,
-        max_staleness=run.rollout.max_staleness,
-        sampling=_sampling(run, run.rollout.group_size, run.rollout.sampling.temperature),
-        max_error_rate=run.reward_pool.max_error_rate,
-    )
-    loop = Loop(schedule=schedule, roles=roles, assigner=assigner, meter=meter)
+    loop = Loop(schedule=_schedule(run, inputs, state), roles=roles, assigner=assigner, meter=meter)
     saver = Saver(
         run.checkpoint,
         learner=roles.learner,
@@ -148,14 +155,8 @@ async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, st
     )
     if state:
         assigner.restore(state["assigner"])
-    observer = RlObserver(
-        run,
-        roles=roles,
-        meter=meter,
-        folder=folder,
-        held_out=_held_out(run, inputs),
-        saver=saver,
-    )
+    held_out = _held_out(run, inputs)
+    observer = RlObserver(run, roles=roles, meter=meter, folder=folder, held_out=held_out, saver=saver)
     with stop_on_signal(loop.stop):
         try:
             await loop.run(observer, unfinished=state.get("begun", ()))
@@ -178,6 +179,21 @@ async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, st
         seconds=meter.timeline.seconds(),
         first=evaluations[0],
         last=evaluations[-1],
+    )
+
+
+def _schedule(run: RlRun, inputs: Inputs, state: Mapping[str, Any]) -> Schedule:
+    """`state`: what a checkpoint holds; empty for a new run."""
+    prompts_per_step = run.rollout.prompts_per_step
+    return Schedule(
+        first_step=state.get("step", 0),
+        num_steps=run.num_steps,
+        first_prompt=state.get("cursor", 0),
+        prompts_per_step=prompts_per_step,
+        max_dropped_groups=int((inputs.algorithm.dynamic_sampling_limit - 1) * prompts_per_step),
+        max_staleness=run.rollout.max_staleness,
+        sampling=_sampling(run, run.rollout.group_size, run.rollout.sampling.temperature),
+        max_error_rate=run.reward_pool.max_error_rate,
     )
 
 

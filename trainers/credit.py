@@ -10,7 +10,7 @@ from algorithms.advantages import SequenceRewards, next_moving_average, sequence
 from algorithms.algorithm import Algorithm
 from algorithms.shaping import can_teach, overlong_penalty
 from experience.packing import plan_mini_batches
-from experience.records import Batch, BlockHandle, Group, Item, Scored, Trajectory
+from experience.records import Batch, BlockHandle, Group, Item, Trajectory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,20 +67,20 @@ class CreditAssigner:
         lengths = torch.tensor([sample.trajectory.num_response_tokens for sample in samples])
         rewards += overlong_penalty(lengths, self._shape.max_response_tokens, self._algorithm.overlong_share)
         numbers = [number for number, group in enumerate(groups) for _ in group.samples]
+        cut = torch.tensor([sample.trajectory.is_truncated for sample in samples])
         estimated = sequence_advantages(
             self._algorithm,
-            SequenceRewards(rewards=rewards, groups=torch.tensor(numbers), moving_average=self._moving_average or 0.0),
+            SequenceRewards(
+                rewards=rewards,
+                groups=torch.tensor(numbers),
+                moving_average=self._moving_average or 0.0,
+                is_truncated=cut,
+            ),
         )
         self._moving_average = next_moving_average(self._moving_average, rewards, self._algorithm.baseline_decay)
-        return tuple(
-            None if value != value or self._is_masked(sample) else value
-            for sample, value in zip(samples, estimated.tolist(), strict=True)
-        )
-
-    def _is_masked(self, sample: Scored) -> bool:
-        """Left out of the loss: nothing was sampled, or the row masks responses that were cut off."""
-        trajectory = sample.trajectory
-        return not trajectory.num_response_tokens or (self._algorithm.mask_truncated and trajectory.is_truncated)
+        # An empty response has no token to learn from.
+        is_usable = (lengths > 0) & ~estimated.isnan()
+        return tuple(a if u else None for a, u in zip(estimated.tolist(), is_usable.tolist(), strict=True))
 
     def _batch(self, groups: Sequence[Group], advantages: Sequence[float | None]) -> Batch:
         handles = _Handles()

@@ -49,6 +49,7 @@ class Schedule:
     max_staleness: int
     sampling: Sampling
     max_error_rate: float = 0.01
+    max_dropped_groups: int = 0  # a step, by dynamic sampling; further groups are kept as they are
 
 
 class Observer:
@@ -81,6 +82,7 @@ class Loop:
         )
         self._side_tasks: set[asyncio.Task[None]] = set()
         self._cursor = schedule.first_prompt  # the first prompt that was never begun
+        self._dropped = 0  # groups, since the last step
         self._last_generated = 0.0
         self._is_stopping = False
 
@@ -135,9 +137,10 @@ class Loop:
         scores = await self._rewards.score([reward_input(trajectory) for trajectory in trajectories])
         samples = tuple(Scored(trajectory=t, score=s) for t, s in zip(trajectories, scores, strict=True))
         group = Group(prompt=prompt, samples=samples)
-        if self._assigner.keeps(group):
+        if self._assigner.keeps(group) or self._dropped >= self._schedule.max_dropped_groups:
             self._buffer.add(group)
         else:
+            self._dropped += 1
             self._buffer.drop(prompt.ordinal)
 
     async def _train(self, observer: Observer) -> None:
@@ -149,7 +152,8 @@ class Loop:
             credit = self._assigner.credit(groups)
             learned = await self._learn(credit)
             await self._publish(self.step + 1)
-            metrics = {**summarise(credit.groups, self.step), **learned}
+            metrics = {**summarise(credit.groups, self.step), "group/dropped": float(self._dropped), **learned}
+            self._dropped = 0
             await observer.after_step(self.step + 1)
             self._buffer.advance()
             observer.record(self.step, credit, {**metrics, **self._meter.end_step()})

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,7 @@ def run_loop(
         prompts_per_step=2,
         max_staleness=staleness,
         sampling=SAMPLING,
+        max_dropped_groups=options.pop("max_dropped_groups", 10),
     )
     assigner = CreditAssigner(resolve(AlgorithmConfig(name=algorithm)), shape)
     loop = Loop(schedule=schedule, roles=roles, assigner=assigner, meter=Meter())
@@ -171,6 +173,16 @@ def test_groups_of_equal_rewards_are_replaced_under_dynamic_sampling() -> None:
     assert keeper.ordinals == [[1, 2]]
 
 
+def test_dynamic_sampling_keeps_what_it_gets_once_its_limit_is_reached() -> None:
+    class NothingTeaches(SampleIndex):
+        async def score(self, items: Sequence[RewardInput]) -> Sequence[Score]:
+            return [Score(value=1.0, parts={"index": 1.0}) for _ in items]
+
+    _, keeper, _, _ = run_loop(steps=1, algorithm="dapo", rewards=NothingTeaches(), max_dropped_groups=3)
+    assert keeper.ordinals == [[3, 4]]
+    assert keeper.metrics[0]["group/dropped"] == 3
+
+
 def test_an_unscorable_sample_is_left_out_of_the_baseline_and_the_batch() -> None:
     class SecondFails(SampleIndex):
         async def score(self, items: Sequence[RewardInput]) -> Sequence[Score]:
@@ -208,3 +220,22 @@ def test_stop_ends_after_the_step_that_runs() -> None:
     loop = Loop(schedule=schedule, roles=roles, assigner=assigner, meter=Meter())
     asyncio.run(loop.run(StopsAfterFirst()))
     assert loop.step == 1
+
+
+def test_cut_responses_are_left_out_of_the_batch_where_the_row_masks_them() -> None:
+    class Cut(Sampler):
+        async def generate(self, prompt: Prompt, sampling: Sampling) -> tuple[Trajectory, ...]:
+            first, *others = await super().generate(prompt, sampling)
+            return replace(first, finish_reason="length"), *others
+
+    def num_items(**columns: object) -> int:
+        config = AlgorithmConfig.model_validate({"name": "dr_grpo", **columns})
+        shape = BatchShape(mini_batches=1, epochs=1, num_ranks=1, tokens_per_micro_batch=64, max_response_tokens=4)
+        learner = Recorder([])
+        roles = Roles(prompts=Numbers(), rollouts=Cut([]), rewards=SampleIndex(), learner=learner)
+        schedule = Schedule(first_step=0, num_steps=1, prompts_per_step=2, max_staleness=0, sampling=SAMPLING)
+        loop = Loop(schedule=schedule, roles=roles, assigner=CreditAssigner(resolve(config), shape), meter=Meter())
+        asyncio.run(loop.run(Keeper()))
+        return learner.batches[0].mini_batches[0].num_sequences
+
+    assert (num_items(), num_items(mask_truncated=True)) == (4, 2)
