@@ -9,6 +9,7 @@ from cluster.folder import RunFolder
 from configs.schema import DataConfig, ModelConfig, RlRun, Run
 from experience.arithmetic import write_arithmetic
 from experience.checks import GoldPolicy
+from experience.countdown import write_countdown
 from experience.dataset import Dataset, load_dataset
 from experience.prompts import PromptTable, warn_of_overlap
 from experience.records import Prompt
@@ -22,10 +23,13 @@ if TYPE_CHECKING:  # importing transformers takes seconds
 
 def data_sources(config: DataConfig, folder: RunFolder) -> tuple[str, str | None]:
     """Training and held-out data, as `load_dataset` takes them; generated problems are written first."""
-    if config.arithmetic is None:
-        assert config.train is not None
+    if config.train is not None:
         return config.train, config.eval
-    train, held_out = write_arithmetic(config.arithmetic, folder.data)
+    if config.countdown is not None:
+        train, held_out = write_countdown(config.countdown, folder.data)
+    else:
+        assert config.arithmetic is not None
+        train, held_out = write_arithmetic(config.arithmetic, folder.data)
     return str(train), str(held_out)
 
 
@@ -55,7 +59,7 @@ def prompt_tables(
 def _gold_policy(run: RlRun, dataset: Dataset, folder: RunFolder) -> GoldPolicy:
     """Golds are needed where a reward compares with them, and must then be such as it can read."""
     column = run.data.answer_column
-    if column not in dataset.table.column_names or run.data.arithmetic is not None:
+    if column not in dataset.table.column_names or run.data.train is None:
         return GoldPolicy(required=needs_golds(run.rewards))
     golds = [str(gold) for gold in dataset.table[column].unique().to_pylist() if gold is not None]
     items = [RewardInput(prompt="", response="", answer=gold) for gold in golds]

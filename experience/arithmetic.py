@@ -1,8 +1,6 @@
 """Arithmetic problems made from a seed: prompt, answer, worked response and plain text, as Parquet."""
 
-import hashlib
 import itertools
-import logging
 import math
 import random
 from collections.abc import Callable, Iterator, Set
@@ -12,9 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from configs.schema.data import ArithmeticConfig, Operation
-from experience.parquet import write_parquet
-
-logger = logging.getLogger(__name__)
+from experience.generated import write_generated
 
 # Part of the files' names: raise it when the same settings begin to give other rows.
 GENERATOR_VERSION = 1
@@ -72,16 +68,7 @@ class Problem:
 
 def write_arithmetic(config: ArithmeticConfig, folder: Path) -> tuple[Path, Path]:
     """Write the training and the held-out problems as Parquet; files of the same settings are reused."""
-    digest = hashlib.sha256(f"{GENERATOR_VERSION} {config.model_dump_json()}".encode()).hexdigest()[:12]
-    train_path, eval_path = folder / f"arithmetic-{digest}-train.parquet", folder / f"arithmetic-{digest}-eval.parquet"
-    if train_path.exists() and eval_path.exists():
-        return train_path, eval_path
-    folder.mkdir(parents=True, exist_ok=True)
-    train, held_out = arithmetic_tables(config)
-    write_parquet(train, train_path)
-    write_parquet(held_out, eval_path)
-    logger.info("wrote %d arithmetic problems to %s and %d held-out ones", len(train), train_path, len(held_out))
-    return train_path, eval_path
+    return write_generated("arithmetic", GENERATOR_VERSION, config, arithmetic_tables, folder)
 
 
 def arithmetic_tables(config: ArithmeticConfig) -> tuple[pa.Table, pa.Table]:

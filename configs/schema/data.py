@@ -26,8 +26,23 @@ class ArithmeticConfig(Section):
     """Seed of the generator."""
 
 
+class CountdownConfig(Section):
+    """Generated countdown problems, for the reward `countdown`; the same settings always give the same problems."""
+
+    num_numbers: int = Field(default=4, ge=2, le=6)
+    """Numbers a problem, each to be used once."""
+    largest: int = Field(default=99, ge=2, le=9999)
+    """Largest number, and largest target; both start at 1."""
+    num_train: int = Field(default=20_000, ge=1)
+    """Training problems."""
+    num_eval: int = Field(default=512, ge=1)
+    """Held-out problems; none of them is among the training problems, in any order of the numbers."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of the generator."""
+
+
 class DataConfig(Section):
-    """The data set: files, a hub data set, or the arithmetic generator."""
+    """The data set: files, a hub data set, or one of the generators."""
 
     train: str | None = None
     """Parquet or JSONL file, a glob of them, a folder, or `hub:NAME[/CONFIG][:SPLIT]`."""
@@ -35,6 +50,8 @@ class DataConfig(Section):
     """Held-out data in the same form; none: no held-out evaluation."""
     arithmetic: ArithmeticConfig | None = None
     """Generate arithmetic problems instead of reading files."""
+    countdown: CountdownConfig | None = None
+    """Generate countdown problems instead of reading files."""
     prompt_column: str = "prompt"
     """Column with the prompt: a text, or a list of {role, content} messages."""
     answer_column: str = "answer"
@@ -58,8 +75,13 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> "DataConfig":
-        if (self.train is None) == (self.arithmetic is None):
-            raise ValueError("set exactly one of data.train (files or a hub data set) and data.arithmetic")
-        if self.arithmetic is not None and self.eval is not None:
-            raise ValueError("data.eval has no effect with data.arithmetic, which makes its own held-out set")
+        sources = {"train": self.train, "arithmetic": self.arithmetic, "countdown": self.countdown}
+        chosen = [f"data.{name}" for name, value in sources.items() if value is not None]
+        if len(chosen) != 1:
+            raise ValueError(
+                "set exactly one of data.train (files or a hub data set), data.arithmetic and data.countdown; "
+                f"set now: {', '.join(chosen) or 'none'}"
+            )
+        if self.train is None and self.eval is not None:
+            raise ValueError(f"data.eval has no effect with {chosen[0]}, which makes its own held-out set")
         return self
