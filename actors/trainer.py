@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from experience.records import Batch, BlockHandle, MicroBatch, MiniBatch, Weights
+from experience.records import Batch, BlockHandle, Weights
 from trainers import checkpoint
 from trainers.learner import LearnerSpec
 
@@ -75,13 +75,16 @@ class TrainerRank:
             imports=imported - begun, process_group=joined - imported, model_and_engine=time.monotonic() - joined
         )
 
-    def update(self, mini_batches: Sequence[MiniBatch], blocks: Mapping[int, BlockHandle]) -> dict[str, float]:
+    def update(self, part: Batch, blocks: Mapping[int, BlockHandle]) -> dict[str, float]:
         """See `RankTrainer.update`; `blocks` are those that this rank's micro-batches name."""
-        return self._trainer.update(mini_batches, _resolve(blocks))
+        return self._trainer.update(part, _resolve(blocks))
 
-    def evaluate(self, mini_batch: MiniBatch, blocks: Mapping[int, BlockHandle]) -> dict[str, float]:
-        """See `RankTrainer.evaluate`."""
-        return self._trainer.evaluate(mini_batch, _resolve(blocks))
+    def evaluate(self, part: Batch, blocks: Mapping[int, BlockHandle]) -> dict[str, float]:
+        """See `ObjectiveTrainer.evaluate`."""
+        from trainers.objective_trainer import ObjectiveTrainer
+
+        assert isinstance(self._trainer, ObjectiveTrainer)
+        return self._trainer.evaluate(part, _resolve(blocks))
 
     def publish(self, version: int) -> Weights | None:
         """The current weights, from rank 0; the others take part in gathering them."""
@@ -98,21 +101,28 @@ class TrainerRank:
             pass
         return None
 
+    def refresh_reference(self) -> None:
+        """See `PolicyTrainer.refresh_reference`."""
+        from trainers.policy_trainer import PolicyTrainer
+
+        assert isinstance(self._trainer, PolicyTrainer)
+        self._trainer.refresh_reference()
+
     def save(self, folder: str) -> str | None:
         """Write this rank's part of a checkpoint. Returns why there was no room for it, if there was none."""
-        from trainers.assembly import save_rank
+        from trainers.rank_state import save_rank
 
         try:
-            save_rank(self._trainer.engine, Path(folder))
+            save_rank(self._trainer, Path(folder))
         except OSError as error:
             return str(error)
         return None
 
     def load(self, folder: str) -> None:
         """Go on from this rank's part of a verified checkpoint."""
-        from trainers.assembly import load_rank
+        from trainers.rank_state import load_rank
 
-        load_rank(self._trainer.engine, Path(folder))
+        load_rank(self._trainer, Path(folder))
 
     def export(self, folder: str) -> None:
         """Write the policy in Hugging Face format (rank 0 writes)."""
@@ -150,23 +160,25 @@ class TrainerGroup:
         if not batch.mini_batches:
             logger.warning("no step taken: the batch holds no sequence to learn from")
             return {}
-        blocks = _shared(batch.blocks)
-        arguments = []
-        for rank in range(len(self._ranks)):
-            own = [mini_batch.of_rank(rank) for mini_batch in batch.mini_batches]
-            arguments.append((own, _named_blocks(own, blocks)))
-        return (await self._call("update", arguments))[0]
+        return (await self._call("update", self._parts(batch)))[0]
 
     async def evaluate(self, batch: Batch) -> Mapping[str, float]:
-        """Held-out cross-entropy over the one mini-batch of `batch`; nothing is trained."""
-        (mini_batch,) = batch.mini_batches
+        """What the objective measures on held-out data; nothing is trained."""
+        return (await self._call("evaluate", self._parts(batch)))[0]
+
+    def _parts(self, batch: Batch) -> list[tuple[Batch, dict[int, BlockHandle]]]:
+        """The batch as each rank sees it, with the blocks that its micro-batches name."""
         blocks = _shared(batch.blocks)
-        own = [mini_batch.of_rank(rank) for rank in range(len(self._ranks))]
-        return (await self._call("evaluate", [(part, _named_blocks([part], blocks)) for part in own]))[0]
+        parts = [batch.of_rank(rank) for rank in range(len(self._ranks))]
+        return [(part, _named_blocks(part, blocks)) for part in parts]
 
     async def publish(self, version: int) -> Weights:
         """The current weights, as rollout workers load them."""
         return (await self._call("publish", [(version,)] * len(self._ranks)))[0]
+
+    async def refresh_reference(self) -> None:
+        """Make the policy as it is now the reference."""
+        await self._call("refresh_reference", [()] * len(self._ranks))
 
     async def save(self, folder: Path, state: Mapping[str, Any]) -> None:
         """Write a checkpoint with `state` in it. OSError when the disk has no room: training may go on."""
@@ -288,10 +300,11 @@ def _shared(blocks: Sequence[BlockHandle]) -> list[BlockHandle]:
     return [block if isinstance(block, ray.ObjectRef) else ray.put(block) for block in blocks]
 
 
-def _named_blocks(mini_batches: Sequence[MiniBatch], blocks: Sequence[BlockHandle]) -> dict[int, BlockHandle]:
-    """The blocks that the micro-batches name, by number."""
-    micro_batches: list[MicroBatch] = [micro for batch in mini_batches for micro in batch.ranks[0]]
-    return {number: blocks[number] for number in sorted({item.block for micro in micro_batches for item in micro})}
+def _named_blocks(part: Batch, blocks: Sequence[BlockHandle]) -> dict[int, BlockHandle]:
+    """The blocks that a rank's micro-batches name, by number."""
+    mini_batches = (*part.mini_batches, *part.mixed)
+    numbers = {item.block for batch in mini_batches for micro in batch.ranks[0] for item in micro}
+    return {number: blocks[number] for number in sorted(numbers)}
 
 
 def _resolve(blocks: Mapping[int, BlockHandle]) -> dict[int, Any]:

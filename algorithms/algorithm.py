@@ -60,7 +60,6 @@ class Algorithm:
 
     value_clip: float = 0.0
     critic_warmup_steps: int = 0
-    ptx_coef: float = 0.0
 
     def __post_init__(self) -> None:
         _check_choice(self, "advantage", tuple(ESTIMATORS))

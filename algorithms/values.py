@@ -54,15 +54,15 @@ def value_loss(algorithm: Algorithm, inputs: ValueInputs, totals: LossTotals) ->
             "value/loss": MetricSum(total=loss.detach()),
             "value/clip_fraction": mean_over(clipped_fraction, mask),
             "value/return_mean": mean_over(returns, mask),
-            "value/return_square_mean": mean_over(returns.double().square(), mask),
-            "value/residual_mean": mean_over(residuals, mask),
-            "value/residual_square_mean": mean_over(residuals.square(), mask),
+            "raw/return_square_mean": mean_over(returns.double().square(), mask),
+            "raw/residual_mean": mean_over(residuals, mask),
+            "raw/residual_square_mean": mean_over(residuals.square(), mask),
         },
     )
 
 
 def explained_variance(metrics: Mapping[str, float]) -> float:
     """1 - Var(G - V) / Var(G) from the reduced metrics of `value_loss`; NaN where all returns are equal."""
-    returns = metrics["value/return_square_mean"] - metrics["value/return_mean"] ** 2
-    residuals = metrics["value/residual_square_mean"] - metrics["value/residual_mean"] ** 2
+    returns = metrics["raw/return_square_mean"] - metrics["value/return_mean"] ** 2
+    residuals = metrics["raw/residual_square_mean"] - metrics["raw/residual_mean"] ** 2
     return 1 - residuals / returns if returns > 0 else float("nan")

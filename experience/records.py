@@ -117,17 +117,23 @@ class Scored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """All samples of one prompt, scored together since baselines compare them."""
+    """All samples of one prompt, scored together since baselines compare them.
+
+    `greedy`: the likeliest response, sampled where its reward is the baseline; it is not trained on.
+    """
 
     prompt: Prompt
     samples: tuple[Scored, ...]
+    greedy: Scored | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One sequence of a batch: its place in the batch's blocks, and its scalar advantage.
+    """One sequence of a batch: its place in the batch's blocks, and what was decided about it as a whole.
 
     `num_loss_tokens`: tokens that the loss counts (the True ones of response_mask); 0 can't be planned.
+    `advantage`: that of each of its tokens. `reward`: its last token's, where the ranks make token
+    advantages of it.
     """
 
     block: int
@@ -135,6 +141,7 @@ class Item:
     num_tokens: int
     num_loss_tokens: int = 0
     advantage: float = 1.0
+    reward: float = 0.0
 
 
 MicroBatch: TypeAlias = tuple[Item, ...]  # one forward and backward pass
@@ -158,10 +165,34 @@ class MiniBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What one training step learns from."""
+    """What one training step learns from: `epochs` times one update on each mini-batch.
+
+    `mixed`: pre-training sequences that go into each update beside its mini-batch, their loss weighted by
+    `mixed_coef`; empty, or one for each update. `kl_coef`: weight of the KL penalty in this step; None: the
+    algorithm's. `trains_policy`: False while only the critic is trained.
+    """
 
     blocks: tuple[BlockHandle, ...]
     mini_batches: tuple[MiniBatch, ...]
+    epochs: int = 1
+    mixed: tuple[MiniBatch, ...] = ()
+    mixed_coef: float = 0.0
+    kl_coef: float | None = None
+    trains_policy: bool = True
+
+    @property
+    def updates(self) -> tuple[MiniBatch, ...]:
+        """The mini-batch of each optimiser step, in order."""
+        return self.mini_batches * self.epochs
+
+    def of_rank(self, rank: int) -> "Batch":
+        """The same step as one rank sees it; it gets the blocks by another way."""
+        return replace(
+            self,
+            blocks=(),
+            mini_batches=tuple(mini_batch.of_rank(rank) for mini_batch in self.mini_batches),
+            mixed=tuple(mini_batch.of_rank(rank) for mini_batch in self.mixed),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

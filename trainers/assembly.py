@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from trainers.checkpoint import CheckpointError, require_space
+from trainers.critic import Critic
 from trainers.export import export_folder, write_description, write_weights
 from trainers.learner import LearnerSpec
 from trainers.model import (
@@ -20,8 +20,11 @@ from trainers.model import (
     load_model,
     new_model,
 )
+from trainers.objective_trainer import ObjectiveTrainer
+from trainers.policy import PolicyObjective
+from trainers.policy_trainer import PolicyTrainer
 from trainers.rank import RankTrainer
-from trainers.rng import load_rng, save_rng
+from trainers.value_model import load_value_model
 from trainers.zero import FrozenModel, ZeroEngine
 
 EXPORT_BUCKET_BYTES = 2 << 30
@@ -47,32 +50,39 @@ def assemble(spec: LearnerSpec) -> RankTrainer:
     check_packing(model)
     if spec.model.gradient_checkpointing:
         enable_checkpointing(model.causal_lm)
-    reference = None
-    if spec.objective.needs_reference:
-        reference = FrozenModel(build_model(spec), spec.trainer, dtype=spec.model.dtype)
     engine = ZeroEngine(model, spec.optimizer, spec.trainer, dtype=spec.model.dtype, total_steps=spec.total_updates)
-    return RankTrainer(engine, spec.objective, reference)
+    objective = spec.objective
+    if not isinstance(objective, PolicyObjective):
+        return ObjectiveTrainer(engine, objective, _frozen(spec) if objective.needs_reference else None)
+    return PolicyTrainer(
+        engine,
+        objective,
+        reference=_frozen(spec) if objective.algorithm.needs_reference else None,
+        critic=_critic(spec, objective) if objective.algorithm.needs_critic else None,
+    )
+
+
+def _frozen(spec: LearnerSpec) -> FrozenModel:
+    """The model as it is before training."""
+    return FrozenModel(build_model(spec), spec.trainer, dtype=spec.model.dtype)
+
+
+def _critic(spec: LearnerSpec, objective: PolicyObjective) -> Critic:
+    """A value model that starts from the policy's body, or from what `critic.path` holds."""
+    config = spec.critic
+    assert config is not None, "an algorithm with a critic comes with its config"
+    model = load_value_model(spec.model if config.path is None else spec.model.model_copy(update={"path": config.path}))
+    if spec.model.gradient_checkpointing:
+        enable_checkpointing(model.body)
+    trainer = spec.trainer.model_copy(update={"zero_stage": config.zero_stage})
+    total_steps = spec.total_updates + spec.critic_warmup_updates
+    engine = ZeroEngine(model, config.optimizer, trainer, dtype=spec.model.dtype, total_steps=total_steps)
+    return Critic(engine=engine, objective=objective)
 
 
 def load_tokenizer(spec: LearnerSpec) -> Any:
     """The tokenizer that goes with the model."""
     return AutoTokenizer.from_pretrained(spec.tokenizer_path, trust_remote_code=spec.model.trust_remote_code)
-
-
-def save_rank(engine: ZeroEngine, folder: Path) -> None:
-    """This rank's part of a checkpoint. OSError, on every rank alike, when the disk has no room for the whole."""
-    require_space(folder, engine.checkpoint_bytes)
-    engine.save(folder)
-    save_rng(_rng_file(folder, engine.rank))
-
-
-def load_rank(engine: ZeroEngine, folder: Path) -> None:
-    """Go on from a checkpoint's part for this rank; its manifest must have been verified."""
-    path = _rng_file(folder, engine.rank)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: missing, so the checkpoint is not one of {engine.world_size} ranks")
-    engine.load(folder)
-    load_rng(path)
 
 
 def export_policy(engine: ZeroEngine, spec: LearnerSpec, folder: Path) -> None:
@@ -89,7 +99,3 @@ def export_policy(engine: ZeroEngine, spec: LearnerSpec, folder: Path) -> None:
     with export_folder(folder) as draft:
         write_weights(buckets, draft)
         write_description(draft, module.config, module.causal_lm.generation_config, load_tokenizer(spec))
-
-
-def _rng_file(folder: Path, rank: int) -> Path:
-    return folder / "rng" / f"rank_{rank}.safetensors"

@@ -4,7 +4,8 @@
         manifest.json       written last: every file with its size and SHA-256
         state.json          what the driver goes on from
         rng/                random generators, one file a rank
-        zero/               DeepSpeed's shards
+        policy/             DeepSpeed's shards; critic/ beside it, where there is one
+        reference/          the reference's weights, where they do not stay those of model.path
 
 A folder under its final name is complete; whatever a killed process left has a name that starts with a dot.
 """

@@ -1,16 +1,20 @@
 """From scored groups to what a step learns from: advantages, and the batch that carries them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+# N samples of a step
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from algorithms.advantages import SequenceRewards, next_moving_average, sequence_advantages
 from algorithms.algorithm import Algorithm
+from algorithms.kl import kl_controller
 from algorithms.shaping import can_teach, overlong_penalty
 from experience.packing import plan_mini_batches
-from experience.records import Batch, BlockHandle, Group, Item, Trajectory
+from experience.records import Batch, BlockHandle, Group, Item, Scored, Trajectory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +22,7 @@ class Credit:
     """One step's groups, the advantage of each sample in their order, and the batch made of them.
 
     The advantage is None where a sample is not trained on: it was not scored, or had nothing to compare with.
+    Where tokens have advantages of their own, which the ranks find, it is what they are made of: the reward.
     """
 
     groups: tuple[Group, ...]
@@ -43,44 +48,70 @@ class CreditAssigner:
         self._algorithm = algorithm
         self._shape = shape
         self._moving_average: float | None = None
+        self._kl = kl_controller(algorithm)
 
     def keeps(self, group: Group) -> bool:
         """Whether a group is trained on; others are dropped and replaced (dynamic sampling)."""
         return not self._algorithm.dynamic_sampling or can_teach([sample.reward for sample in group.samples])
 
-    def credit(self, groups: Sequence[Group]) -> Credit:
-        """Advantages over one step's groups, packed for the ranks."""
-        advantages = self._advantages(groups)
-        return Credit(groups=tuple(groups), advantages=advantages, batch=self._batch(groups, advantages))
+    def credit(self, groups: Sequence[Group], step: int) -> Credit:
+        """Advantages over the groups of step `step` (0 is the first), packed for the ranks."""
+        samples = [sample for group in groups for sample in group.samples]
+        rewards = self._rewards(samples)
+        find = self._token_rewards if self._algorithm.has_token_rewards else self._advantages
+        found = find(groups, samples, rewards)
+        self._moving_average = next_moving_average(self._moving_average, rewards, self._algorithm.baseline_decay)
+        # An empty response has no token to learn from.
+        is_usable = [sample.trajectory.num_response_tokens > 0 for sample in samples] & ~found.isnan().numpy()
+        advantages = tuple(a if u else None for a, u in zip(found.tolist(), is_usable.tolist(), strict=True))
+        batch = replace(
+            self._batch(groups, advantages),
+            epochs=self._shape.epochs,
+            kl_coef=self._kl.coef,
+            trains_policy=step >= self._algorithm.critic_warmup_steps,
+        )
+        return Credit(groups=tuple(groups), advantages=advantages, batch=batch)
+
+    def observe(self, credit: Credit, metrics: Mapping[str, float]) -> None:
+        """Steer the KL coefficient by what the ranks measured while they learned from `credit`."""
+        divergence = metrics.get("policy/kl_ref")
+        if divergence is not None:
+            num_sequences = sum(advantage is not None for advantage in credit.advantages)
+            self._kl = self._kl.after(divergence, num_sequences)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"moving_average": self._moving_average}
+        return {"moving_average": self._moving_average, "kl_coef": self._kl.coef}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
         self._moving_average = state["moving_average"]
+        self._kl = kl_controller(replace(self._algorithm, kl_coef=state["kl_coef"]))
 
-    def _advantages(self, groups: Sequence[Group]) -> tuple[float | None, ...]:
-        samples = [sample for group in groups for sample in group.samples]
+    def _rewards(self, samples: Sequence[Scored]) -> Tensor:
+        """[N] with the penalty for length; NaN where a sample has none."""
         rewards = torch.tensor([_or_nan(sample.reward) for sample in samples], dtype=torch.float64)
         lengths = torch.tensor([sample.trajectory.num_response_tokens for sample in samples])
-        rewards += overlong_penalty(lengths, self._shape.max_response_tokens, self._algorithm.overlong_share)
+        return rewards + overlong_penalty(lengths, self._shape.max_response_tokens, self._algorithm.overlong_share)
+
+    def _token_rewards(self, groups: Sequence[Group], samples: Sequence[Scored], rewards: Tensor) -> Tensor:
+        """[N], what each sample's last token is rewarded with; NaN where it is left out."""
+        if self._algorithm.mask_truncated:
+            rewards = torch.where(_is_truncated(samples), torch.nan, rewards)
+        return rewards - (self._moving_average or 0.0)
+
+    def _advantages(self, groups: Sequence[Group], samples: Sequence[Scored], rewards: Tensor) -> Tensor:
+        """[N], NaN where a sample is left out."""
         numbers = [number for number, group in enumerate(groups) for _ in group.samples]
-        cut = torch.tensor([sample.trajectory.is_truncated for sample in samples])
-        estimated = sequence_advantages(
-            self._algorithm,
-            SequenceRewards(
-                rewards=rewards,
-                groups=torch.tensor(numbers),
-                moving_average=self._moving_average or 0.0,
-                is_truncated=cut,
-            ),
+        greedy = [_or_nan(group.greedy.reward if group.greedy else None) for group in groups for _ in group.samples]
+        batch = SequenceRewards(
+            rewards=rewards,
+            groups=torch.tensor(numbers),
+            greedy_rewards=torch.tensor(greedy, dtype=torch.float64),
+            moving_average=self._moving_average or 0.0,
+            is_truncated=_is_truncated(samples),
         )
-        self._moving_average = next_moving_average(self._moving_average, rewards, self._algorithm.baseline_decay)
-        # An empty response has no token to learn from.
-        is_usable = (lengths > 0) & ~estimated.isnan()
-        return tuple(a if u else None for a, u in zip(estimated.tolist(), is_usable.tolist(), strict=True))
+        return sequence_advantages(self._algorithm, batch)
 
     def _batch(self, groups: Sequence[Group], advantages: Sequence[float | None]) -> Batch:
         handles = _Handles()
@@ -99,7 +130,7 @@ class CreditAssigner:
             num_ranks=self._shape.num_ranks,
             tokens_per_micro_batch=self._shape.tokens_per_micro_batch,
         )
-        return Batch(blocks=tuple(handles.values), mini_batches=mini_batches * self._shape.epochs)
+        return Batch(blocks=tuple(handles.values), mini_batches=mini_batches)
 
 
 class _Handles:
@@ -124,7 +155,12 @@ def _item(trajectory: Trajectory, handles: _Handles, advantage: float) -> Item:
         num_tokens=trajectory.num_tokens,
         num_loss_tokens=trajectory.num_response_tokens,
         advantage=advantage,
+        reward=advantage,
     )
+
+
+def _is_truncated(samples: Sequence[Scored]) -> Tensor:
+    return torch.tensor([sample.trajectory.is_truncated for sample in samples])
 
 
 def _or_nan(value: float | None) -> float:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from configs.schema.model import ModelConfig
-from configs.schema.training import OptimizerConfig, TrainerConfig
+from configs.schema.training import CriticConfig, OptimizerConfig, TrainerConfig
 from trainers.objective import Objective
+from trainers.policy import PolicyObjective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,7 +13,8 @@ class LearnerSpec:
     """All ranks get the same.
 
     `tokenizer_path`: the folder that the tokenizer is loaded from; a new model's vocabulary is the tokenizer's.
-    `total_updates`: optimiser steps of the whole run, for the learning-rate schedule.
+    `total_updates`: optimiser steps of the whole run, for the learning-rate schedule; `critic_warmup_updates`:
+    those that the critic takes besides.
     `config_digest`: names the run's config in its checkpoints.
     """
 
@@ -21,7 +23,9 @@ class LearnerSpec:
     seed: int
     optimizer: OptimizerConfig
     trainer: TrainerConfig
-    objective: Objective
+    objective: Objective | PolicyObjective
     total_updates: int
+    critic: CriticConfig | None = None
+    critic_warmup_updates: int = 0
     config_digest: str = ""
     use_gpu: bool = False

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from experience.buffer import Buffer
@@ -50,6 +50,8 @@ class Schedule:
     sampling: Sampling
     max_error_rate: float = 0.01
     max_dropped_groups: int = 0  # a step, by dynamic sampling; further groups are kept as they are
+    greedy: Sampling | None = None  # of the one response that each group is compared with, if it is
+    reference_refresh_steps: int = 0  # the policy becomes the reference every so many; 0: never
 
 
 class Observer:
@@ -132,16 +134,26 @@ class Loop:
 
     async def _roll_out(self, prompt: Prompt) -> None:
         """Consumes a prompt; produces a scored group in the buffer; waits for a rollout worker and the verifiers."""
-        trajectories = await self._rollouts.generate(prompt, self._schedule.sampling)
-        self._last_generated = time.monotonic()
-        scores = await self._rewards.score([reward_input(trajectory) for trajectory in trajectories])
-        samples = tuple(Scored(trajectory=t, score=s) for t, s in zip(trajectories, scores, strict=True))
-        group = Group(prompt=prompt, samples=samples)
+        group = await self._sampled(prompt)
         if self._assigner.keeps(group) or self._dropped >= self._schedule.max_dropped_groups:
             self._buffer.add(group)
         else:
             self._dropped += 1
             self._buffer.drop(prompt.ordinal)
+
+    async def _sampled(self, prompt: Prompt) -> Group:
+        """All responses to the prompt, scored in one go."""
+        wanted = [sampling for sampling in (self._schedule.sampling, self._schedule.greedy) if sampling is not None]
+        parts = await asyncio.gather(*(self._rollouts.generate(prompt, sampling) for sampling in wanted))
+        self._last_generated = time.monotonic()
+        together = [trajectory for part in parts for trajectory in part]
+        # The greedy response comes last, with an id of its own.
+        trajectories = [replace(trajectory, sample_index=index) for index, trajectory in enumerate(together)]
+        scores = await self._rewards.score([reward_input(trajectory) for trajectory in trajectories])
+        scored = [Scored(trajectory=t, score=s) for t, s in zip(trajectories, scores, strict=True)]
+        num_samples = self._schedule.sampling.num_samples
+        greedy = scored[num_samples] if self._schedule.greedy else None
+        return Group(prompt=prompt, samples=tuple(scored[:num_samples]), greedy=greedy)
 
     async def _train(self, observer: Observer) -> None:
         """Consumes groups; produces policy versions; waits for the buffer; unblocked by each finished group."""
@@ -149,8 +161,10 @@ class Loop:
             self._meter.begin_step()
             groups = await self._take()
             self._check_scores(groups)
-            credit = self._assigner.credit(groups)
+            credit = self._assigner.credit(groups, self.step)
             learned = await self._learn(credit)
+            self._assigner.observe(credit, learned)
+            await self._refresh_reference(self.step + 1)
             await self._publish(self.step + 1)
             metrics = {**summarise(credit.groups, self.step), "group/dropped": float(self._dropped), **learned}
             self._dropped = 0
@@ -165,6 +179,12 @@ class Loop:
             return {}
         with self._meter.phase("train"):
             return await self._learner.update(credit.batch)
+
+    async def _refresh_reference(self, step: int) -> None:
+        """Let the policy of step `step` be the reference from here on, if it is time."""
+        every = self._schedule.reference_refresh_steps
+        if every and step % every == 0:
+            await self._learner.refresh_reference()
 
     async def _take(self) -> list[Group]:
         """The next step's groups. Time until the last response is sampling's, what follows is scoring's."""

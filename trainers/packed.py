@@ -32,6 +32,7 @@ class Packed:
     rollout_logprobs: Tensor  # [T] float32, 0 outside response_mask
     versions: Tensor  # [T] int32, -1 outside response_mask
     advantages: Tensor  # [T] float32: the sequence's scalar on its response tokens, 0 elsewhere
+    rewards: Tensor  # [N] float32: of the whole sequence
 
     @property
     def num_tokens(self) -> int:
@@ -77,6 +78,7 @@ def pack(blocks: Mapping[int, TokenBlock] | Sequence[TokenBlock], micro_batch: M
         rollout_logprobs=np.concatenate([block.rollout_logprobs[span] for block, span in spans]),
         versions=np.concatenate([block.versions[span] for block, span in spans]),
         advantages=np.where(mask, scalars, np.float32(0)),
+        rewards=np.array([item.reward for item in micro_batch], dtype=np.float32),
     )
 
 
@@ -92,6 +94,7 @@ def pack_tokens(sequences: Sequence[Sequence[int]]) -> Packed:
         rollout_logprobs=np.zeros(len(mask), dtype=np.float32),
         versions=np.full(len(mask), -1, dtype=np.int32),
         advantages=mask.astype(np.float32),
+        rewards=np.zeros(len(lengths), dtype=np.float32),
     )
 
 
@@ -119,6 +122,7 @@ def _dummy() -> Packed:
         rollout_logprobs=nothing.astype(np.float32),
         versions=nothing.astype(np.int32) - 1,
         advantages=nothing.astype(np.float32),
+        rewards=np.zeros(1, dtype=np.float32),
     )
 
 

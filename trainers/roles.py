@@ -51,6 +51,10 @@ class Learner(Protocol):
         """The current weights, as rollout workers load them."""
         ...
 
+    async def refresh_reference(self) -> None:
+        """Make the policy as it is now the reference."""
+        ...
+
     async def save(self, folder: Path, state: Mapping[str, Any]) -> None:
         """Write everything that a later run needs to go on from here, with `state` beside it."""
         ...

@@ -4,10 +4,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from algorithms.measures import Measures, mean_over
 from algorithms.objective import LossOutput
 from algorithms.supervised import next_token_loss
 from experience.records import MiniBatch
-from trainers.objective import Forward
+from trainers.objective import Model
+from trainers.packed import Packed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,26 +17,30 @@ class SupervisedObjective:
     """The mean negative log-prob of the tokens that the mask counts."""
 
     @property
-    def temperature(self) -> float:
-        """The model's own distribution."""
-        return 1.0
-
-    @property
     def needs_reference(self) -> bool:
         """Nothing to compare with."""
         return False
 
-    def needs_old_logprobs(self, num_updates: int) -> bool:
-        """The loss looks at the current policy alone."""
-        return False
-
-    def loss(self, forward: Forward, mini_batch: MiniBatch) -> LossOutput:
+    def loss(self, model: Model, packed: Packed, mini_batch: MiniBatch, reference: Model | None) -> LossOutput:
         """The sum over this micro-batch's tokens, over the number of all ranks' tokens."""
-        return next_token_loss(forward.logprobs, forward.packed.response_mask, mini_batch.num_loss_tokens)
+        logprobs, _ = model(packed)
+        return next_token_loss(logprobs, packed.response_mask, mini_batch.num_loss_tokens)
+
+    def measure(self, model: Model, packed: Packed, reference: Model | None) -> Measures:
+        """The cross-entropy."""
+        logprobs, _ = model(packed)
+        return {"eval/loss": mean_over(-logprobs, packed.response_mask)}
 
     def derived(self, metrics: Mapping[str, float]) -> Mapping[str, float]:
         """The perplexity."""
-        return {"supervised/perplexity": perplexity(metrics["supervised/loss"])}
+        return {
+            perplexity_name: perplexity(metrics[loss_name])
+            for loss_name, perplexity_name in (
+                ("supervised/loss", "supervised/perplexity"),
+                ("eval/loss", "eval/perplexity"),
+            )
+            if loss_name in metrics
+        }
 
 
 def perplexity(cross_entropy: float) -> float:

@@ -5,7 +5,7 @@ The only file that imports deepspeed. Every method is entered by all ranks toget
 
 import datetime
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 # ZeRO-3 keeps smaller parameters whole on every rank: gathering norms one by one costs more than it saves.
 PERSISTENT_PARAMETER_ELEMENTS = 10_000
 REDUCE_BUCKET_ELEMENTS = 200_000_000
-SHARD_FOLDER = "zero"
 
 Bucket = Sequence[tuple[str, Tensor]]
 
@@ -148,44 +147,27 @@ class ZeroEngine:
         Tied parameters come once, under their first name. A bucket is valid until the next is asked for;
         under ZeRO-3 every rank must exhaust the iterator.
         """
-        for bucket in self._plan(nbytes):
-            with deepspeed.zero.GatheredParameters([p for _, p in bucket], enabled=self.stage == 3):
-                yield [(name, parameter.detach()) for name, parameter in bucket]
-
-    def _plan(self, nbytes: int) -> Iterator[list[tuple[str, nn.Parameter]]]:
-        bucket: list[tuple[str, nn.Parameter]] = []
-        size = 0
-        for name, parameter in self.module.named_parameters():
-            elements = getattr(parameter, "ds_numel", parameter.numel())
-            if bucket and size + elements * parameter.element_size() > nbytes:
-                yield bucket
-                bucket, size = [], 0
-            bucket.append((name, parameter))
-            size += elements * parameter.element_size()
-        if bucket:
-            yield bucket
+        yield from _buckets(self.module, nbytes, is_partitioned=self.stage == 3)
 
     @property
     def checkpoint_bytes(self) -> int:
         """Size of what all ranks together save: weights, and Adam's two moments with the float32 master."""
-        parameters = list(self.module.parameters())
-        elements = sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
-        return elements * (parameters[0].element_size() + 3 * 4)
+        return _weight_bytes(self.module) + 3 * 4 * _num_elements(self.module)
 
     def save(self, folder: Path) -> None:
-        """Write this rank's shards of weights and optimiser below `folder`."""
+        """Write this rank's shards of weights and optimiser into `folder`."""
         self._engine.save_checkpoint(
-            str(folder), tag=SHARD_FOLDER, client_state={"wutong_steps": self.steps}, save_latest=False
+            str(folder.parent), tag=folder.name, client_state={"wutong_steps": self.steps}, save_latest=False
         )
 
     def load(self, folder: Path) -> None:
-        """Take up what `save` wrote below `folder`, on as many ranks.
+        """Take up what `save` wrote into `folder`, on as many ranks.
 
         The shards are pickles: verify the folder's manifest first (trainers/checkpoint.py).
         """
-        path, state = self._engine.load_checkpoint(str(folder), tag=SHARD_FOLDER)
+        path, state = self._engine.load_checkpoint(str(folder.parent), tag=folder.name)
         if path is None:
-            raise ValueError(f"{folder / SHARD_FOLDER}: no weights for rank {self.rank} of {self.world_size}")
+            raise ValueError(f"{folder}: no weights for rank {self.rank} of {self.world_size}")
         self.steps = int(state["wutong_steps"])
 
 
@@ -195,6 +177,7 @@ class FrozenModel:
     def __init__(self, module: nn.Module, trainer: TrainerConfig, *, dtype: Dtype) -> None:
         module.requires_grad_(False).eval()
         self._is_partitioned = trainer.zero_stage == 3
+        self._module = module
         self._model: Any = module.to(_device())
         if self._is_partitioned:
             self._model = deepspeed.initialize(model=module, config=_deepspeed_config(None, trainer, dtype))[0]
@@ -203,6 +186,53 @@ class FrozenModel:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward pass, without gradients."""
         return self._model(*args, **kwargs)
+
+    @torch.no_grad()
+    def load(self, buckets: Iterable[Bucket]) -> None:
+        """Take over the weights of another model with the same names; all ranks enter with the same buckets."""
+        own = dict(self._module.named_parameters())
+        for bucket in buckets:
+            parameters = [own[name] for name, _ in bucket]
+            with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0, enabled=self._is_partitioned):
+                for parameter, (_, tensor) in zip(parameters, bucket, strict=True):
+                    parameter.copy_(tensor)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Size of its weights."""
+        return _weight_bytes(self._module)
+
+    def buckets(self, nbytes: int) -> Iterator[Bucket]:
+        """See `ZeroEngine.buckets`."""
+        yield from _buckets(self._module, nbytes, is_partitioned=self._is_partitioned)
+
+
+def _num_elements(module: nn.Module) -> int:
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in module.parameters())
+
+
+def _weight_bytes(module: nn.Module) -> int:
+    return _num_elements(module) * next(module.parameters()).element_size()
+
+
+def _buckets(module: nn.Module, nbytes: int, *, is_partitioned: bool) -> Iterator[Bucket]:
+    for bucket in _plan_buckets(module, nbytes):
+        with deepspeed.zero.GatheredParameters([p for _, p in bucket], enabled=is_partitioned):
+            yield [(name, parameter.detach()) for name, parameter in bucket]
+
+
+def _plan_buckets(module: nn.Module, nbytes: int) -> Iterator[list[tuple[str, nn.Parameter]]]:
+    bucket: list[tuple[str, nn.Parameter]] = []
+    size = 0
+    for name, parameter in module.named_parameters():
+        elements = getattr(parameter, "ds_numel", parameter.numel())
+        if bucket and size + elements * parameter.element_size() > nbytes:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append((name, parameter))
+        size += elements * parameter.element_size()
+    if bucket:
+        yield bucket
 
 
 def _bound_waits(seconds: float) -> None:

@@ -7,7 +7,7 @@ from configs.schema.model import ModelConfig, NewModelConfig, TokenizerConfig
 from configs.schema.rewards import RewardModelConfig, RewardPoolConfig, RewardSpec
 from configs.schema.rollout import EvaluationConfig, RolloutConfig, SamplingConfig
 from configs.schema.run import BaseRun, ClusterConfig, PretrainRun, RlRun, Run, SftRun, SupervisedRun
-from configs.schema.training import CheckpointConfig, LoggingConfig, OptimizerConfig, TrainerConfig
+from configs.schema.training import CheckpointConfig, CriticConfig, LoggingConfig, OptimizerConfig, TrainerConfig
 
 __all__ = [
     "AlgorithmConfig",
@@ -16,6 +16,7 @@ __all__ = [
     "CheckpointConfig",
     "ClusterConfig",
     "CountdownConfig",
+    "CriticConfig",
     "DataConfig",
     "EvaluationConfig",
     "LoggingConfig",

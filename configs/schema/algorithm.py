@@ -83,8 +83,6 @@ class AlgorithmConfig(Section):
     """The critic's new values stay this near to its old ones in the value loss; 0: off."""
     critic_warmup_steps: int | None = Field(default=None, ge=0)
     """Steps that train the critic alone before the policy moves."""
-    ptx_coef: float | None = Field(default=None, ge=0)
-    """Weight of the pre-training loss mixed into the policy's (PPO-ptx); 0: none."""
 
     mini_batches: int = Field(default=1, ge=1)
     """Optimiser steps that one batch of rollouts is cut into."""

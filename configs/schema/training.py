@@ -49,6 +49,17 @@ class TrainerConfig(Section):
     """A collective that waits longer than this means a lost rank, and ends the group."""
 
 
+class CriticConfig(Section):
+    """The value model of algorithms that have one (PPO): its start, its optimiser, its ZeRO engine."""
+
+    path: str | None = None
+    """Checkpoint to start from, a causal language model or a reward model; none: the policy's."""
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-5)
+    """How its weights move."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """What is partitioned over the ranks, as trainer.zero_stage."""
+
+
 class CheckpointConfig(Section):
     """When the state of a run is saved."""
 

@@ -1,0 +1,53 @@
+"""One rank's part of a checkpoint: its shards of every engine, its random generators, a reference that moves."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import distributed as dist
+
+from trainers.checkpoint import CheckpointError, require_space
+from trainers.rank import RankTrainer
+from trainers.rng import load_rng, save_rng
+from trainers.zero import FrozenModel
+
+REFERENCE = "reference"
+BUCKET_BYTES = 1 << 30
+
+
+def save_rank(trainer: RankTrainer, folder: Path) -> None:
+    """Write this rank's part. OSError, on every rank alike, when the disk has no room for the whole."""
+    reference = trainer.moving_reference
+    parts = [*trainer.engines.values(), *([] if reference is None else [reference])]
+    require_space(folder, sum(part.checkpoint_bytes for part in parts))
+    for name, engine in trainer.engines.items():
+        engine.save(folder / name)
+    if reference is not None:
+        _save_reference(reference, folder / REFERENCE)
+    save_rng(_rng_file(folder))
+
+
+def load_rank(trainer: RankTrainer, folder: Path) -> None:
+    """Go on from this rank's part of a checkpoint; its manifest must have been verified."""
+    rng = _rng_file(folder)
+    if not rng.is_file():
+        raise CheckpointError(f"{rng}: missing, so the checkpoint is not one of {dist.get_world_size()} ranks")
+    for name, engine in trainer.engines.items():
+        engine.load(folder / name)
+    if trainer.moving_reference is not None:
+        files = sorted((folder / REFERENCE).glob("*.safetensors"))
+        trainer.moving_reference.load(list(load_file(file).items()) for file in files)
+    load_rng(rng)
+
+
+def _save_reference(reference: FrozenModel, folder: Path) -> None:
+    """All ranks enter, the first one writes."""
+    folder.mkdir(exist_ok=True)
+    for number, bucket in enumerate(reference.buckets(BUCKET_BYTES)):
+        if dist.get_rank() == 0:
+            tensors: dict[str, torch.Tensor] = {name: tensor.cpu().contiguous() for name, tensor in bucket}
+            save_file(tensors, folder / f"{number:05d}.safetensors")
+
+
+def _rng_file(folder: Path) -> Path:
+    return folder / "rng" / f"rank_{dist.get_rank()}.safetensors"

@@ -1,0 +1,38 @@
+"""The value model: the body of a language model with a head that gives one number a token."""
+
+# T packed tokens, D hidden size
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from configs.schema.model import ModelConfig
+from trainers.model import hidden_states, load_model
+from trainers.packed import Packed
+
+
+class ValueModel(nn.Module):
+    """Predicts before each response token what the rest of its response is worth."""
+
+    def __init__(self, body: PreTrainedModel, head: nn.Linear) -> None:
+        super().__init__()
+        self.body = body
+        self.head = head
+
+    def forward(self, packed: Packed) -> Tensor:
+        """Values, [T] float32 or wider: at the tokens of `response_mask`, made of the tokens before; 0 elsewhere."""
+        places = packed.response_mask.nonzero().squeeze(1)
+        hidden = hidden_states(self.body, packed).index_select(0, places - 1)
+        values = self.head(hidden).squeeze(-1).float()
+        return values.new_zeros(packed.num_tokens).index_put((places,), values)
+
+
+def load_value_model(config: ModelConfig) -> ValueModel:
+    """The body of the causal language model at `config.path`, and a head that says 0 of everything."""
+    body: Any = load_model(config).base_model
+    head = nn.Linear(body.config.hidden_size, 1, bias=False, dtype=body.dtype)
+    with torch.no_grad():
+        head.weight.zero_()
+    return ValueModel(body, head)
