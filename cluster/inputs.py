@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.folder import RunFolder
-from configs.schema import DataConfig, ModelConfig, RlRun, Run
+from configs.schema import DataConfig, MixConfig, ModelConfig, RlRun, Run, SftRun
 from experience.arithmetic import write_arithmetic
 from experience.checks import GoldPolicy
 from experience.countdown import write_countdown
 from experience.dataset import Dataset, load_dataset
 from experience.prompts import PromptTable, warn_of_overlap
 from experience.records import Prompt
+from experience.sequences import SequenceStream, TextSequences
 from experience.tokenizer import load_tokenizer
 from rewards.contract import RewardInput
 from rewards.golds import needs_golds, unreadable_golds
+from trainers.mixing import Mixer
 
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerBase
@@ -56,6 +58,24 @@ def prompt_tables(
     return train, held_out
 
 
+def make_mixer(
+    run: SftRun | RlRun, config: MixConfig | None, tokenizer: "PreTrainedTokenizerBase", folder: RunFolder
+) -> Mixer | None:
+    """The pre-training text of the recipe, in the order that the run's seed gives."""
+    if config is None:
+        return None
+    check_length(run, "mix.max_sequence_tokens", config.max_sequence_tokens)
+    train, _ = data_sources(config.data, folder)
+    texts = TextSequences(load_dataset(train), tokenizer, config.data, config.max_sequence_tokens)
+    return Mixer(
+        SequenceStream(texts, seed=run.seed, shuffle=config.data.shuffle),
+        count=config.sequences_per_update,
+        coef=config.coef,
+        num_ranks=run.trainer.num_ranks,
+        tokens_per_micro_batch=run.trainer.tokens_per_micro_batch,
+    )
+
+
 def _gold_policy(run: RlRun, dataset: Dataset, folder: RunFolder) -> GoldPolicy:
     """Golds are needed where a reward compares with them, and must then be such as it can read."""
     column = run.data.answer_column
@@ -88,16 +108,23 @@ def reward_examples(prompts: Sequence[Prompt]) -> list[RewardInput]:
 def sequence_limit(run: RlRun) -> int:
     """Longest sequence of the run in tokens. ValueError when the model or a micro-batch can't hold it."""
     prompt, response = run.data.max_prompt_tokens, run.rollout.sampling.max_response_tokens
-    sizes = f"data.max_prompt_tokens={prompt} + rollout.sampling.max_response_tokens={response} = {prompt + response}"
+    keys = f"data.max_prompt_tokens={prompt} + rollout.sampling.max_response_tokens"
+    check_length(run, keys, response, total=prompt + response)
+    return prompt + response
+
+
+def check_length(run: Run, key: str, value: int, total: int | None = None) -> None:
+    """ValueError when the model or a micro-batch can't hold a sequence of `total` tokens (else of `value`)."""
+    total = value if total is None else total
+    sizes = f"{key}={value}" + (f" = {total}" if total != value else "")
     limit = context_length(run.model)
-    if limit is not None and prompt + response > limit:
-        raise ValueError(f"{sizes} tokens, and the model at {run.model.path} takes {limit}; lower one of the two")
-    if prompt + response > run.trainer.tokens_per_micro_batch:
+    if limit is not None and total > limit:
+        raise ValueError(f"{sizes} tokens, and the model takes {limit}; lower it")
+    if total > run.trainer.tokens_per_micro_batch:
         raise ValueError(
             f"{sizes} tokens, more than trainer.tokens_per_micro_batch={run.trainer.tokens_per_micro_batch}; "
-            f"set it to {prompt + response} or more"
+            f"set it to {total} or more"
         )
-    return prompt + response
 
 
 def context_length(model: ModelConfig) -> int | None:

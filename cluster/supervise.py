@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import ray
 
 from actors.trainer import TrainerGroup
 from cluster.folder import RunFolder
-from cluster.inputs import context_length, data_sources, trained_tokenizer
+from cluster.inputs import check_length, data_sources, make_mixer, trained_tokenizer
 from cluster.meters import open_meter
 from cluster.outcome import Outcome
 from cluster.session import ray_session
@@ -19,12 +18,13 @@ from cluster.signals import stop_on_signal
 from configs.digest import config_digest
 from configs.schema import PretrainRun, SftRun
 from experience.dataset import Dataset, load_dataset
-from experience.packing import plan_mini_batches
-from experience.records import Batch, Item, TokenBlock
+from experience.packing import plan_block
+from experience.records import Batch, TokenBlock
 from experience.sequences import ConversationSequences, Sequences, SequenceStream, TextSequences, first_sequences
 from experience.tokenizer import build_tokenizer
 from metrics.meter import Meter
 from trainers.learner import LearnerSpec
+from trainers.mixing import Mixer
 from trainers.model_files import check_model
 from trainers.saving import Saver
 from trainers.supervised import SupervisedObjective
@@ -43,12 +43,13 @@ class Inputs:
     tokenizer_path: str
     sequences: SequenceStream
     held_out: Sequences | None
+    mixer: Mixer | None
 
 
 def read_inputs(run: SupervisedStage, folder: RunFolder) -> Inputs:
     """Everything that can be wrong with a recipe is found here; ValueError says what."""
     check_model(run.model)
-    _check_lengths(run)
+    check_length(run, "max_sequence_tokens", run.max_sequence_tokens)
     train_source, held_out_source = data_sources(run.data, folder)
     train = load_dataset(train_source)
     tokenizer = _tokenizer(run, folder, train)
@@ -60,6 +61,7 @@ def read_inputs(run: SupervisedStage, folder: RunFolder) -> Inputs:
             to_sequences(train, tokenizer, run.data, run.max_sequence_tokens), seed=run.seed, shuffle=run.data.shuffle
         ),
         held_out=None if held_out is None else to_sequences(held_out, tokenizer, run.data, run.max_sequence_tokens),
+        mixer=make_mixer(run, run.mix, tokenizer, folder) if isinstance(run, SftRun) else None,
     )
 
 
@@ -101,7 +103,7 @@ async def _train(
     meter = open_meter(run, folder, first_step)
     loop = SupervisedLoop(
         learner=learner,
-        make_batch=lambda step: _batch(run, inputs.sequences.block(step, run.sequences_per_step)),
+        make_batch=lambda step: _step_batch(run, inputs, step),
         meter=meter,
     )
     saver = Saver(run.checkpoint, learner=learner, folder=folder.checkpoints, num_steps=run.num_steps, state=dict)
@@ -154,28 +156,16 @@ def _learner_spec(run: SupervisedStage, inputs: Inputs) -> LearnerSpec:
 
 def _batch(run: SupervisedStage, block: TokenBlock) -> Batch:
     """One optimiser step on every sequence of `block`."""
-    lengths = np.diff(block.offsets).tolist()
-    counts = np.add.reduceat(block.response_mask, block.offsets[:-1]).tolist()
-    items = [
-        Item(block=0, row=row, num_tokens=length, num_loss_tokens=count)
-        for row, (length, count) in enumerate(zip(lengths, counts, strict=True))
-    ]
-    mini_batches = plan_mini_batches(
-        [[item] for item in items],
-        num_mini_batches=1,
+    plan = plan_block(
+        block,
+        number=0,
         num_ranks=run.trainer.num_ranks,
         tokens_per_micro_batch=run.trainer.tokens_per_micro_batch,
     )
-    return Batch(blocks=(block,), mini_batches=mini_batches)
+    return Batch(blocks=(block,), mini_batches=(plan,))
 
 
-def _check_lengths(run: SupervisedStage) -> None:
-    """ValueError when the model or a micro-batch can't hold the longest sequence."""
-    longest, limit = run.max_sequence_tokens, context_length(run.model)
-    if limit is not None and longest > limit:
-        raise ValueError(f"max_sequence_tokens={longest}: the model takes {limit} tokens; lower it")
-    if longest > run.trainer.tokens_per_micro_batch:
-        raise ValueError(
-            f"max_sequence_tokens={longest} is more than trainer.tokens_per_micro_batch="
-            f"{run.trainer.tokens_per_micro_batch}; set it to {longest} or more"
-        )
+def _step_batch(run: SupervisedStage, inputs: Inputs, step: int) -> Batch:
+    """What step `step` (from 0) learns from."""
+    batch = _batch(run, inputs.sequences.block(step, run.sequences_per_step))
+    return batch if inputs.mixer is None else inputs.mixer.mix(batch, step)

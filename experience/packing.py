@@ -5,7 +5,9 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from itertools import chain, pairwise
 
-from experience.records import Item, MicroBatch, MiniBatch
+import numpy as np
+
+from experience.records import Item, MicroBatch, MiniBatch, TokenBlock
 
 # A bin is a micro-batch that has no rank yet.
 
@@ -25,6 +27,17 @@ def plan_mini_batches(
         _mini_batch(tuple(chain.from_iterable(occupied[start:end])), num_ranks, tokens_per_micro_batch)
         for start, end in pairwise(edges)
     )
+
+
+def plan_block(block: TokenBlock, *, number: int, num_ranks: int, tokens_per_micro_batch: int) -> MiniBatch:
+    """One mini-batch of every sequence of `block`, which is the batch's `number`th."""
+    lengths = np.diff(block.offsets).tolist()
+    counts = np.add.reduceat(block.response_mask, block.offsets[:-1]).tolist()
+    items = [
+        Item(block=number, row=row, num_tokens=length, num_loss_tokens=count)
+        for row, (length, count) in enumerate(zip(lengths, counts, strict=True))
+    ]
+    return _mini_batch(items, num_ranks, tokens_per_micro_batch)
 
 
 def plan_micro_batches(

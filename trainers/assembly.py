@@ -1,6 +1,7 @@
 """One rank of a learner, put together from its spec."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from trainers.objective_trainer import ObjectiveTrainer
 from trainers.policy import PolicyObjective
 from trainers.policy_trainer import PolicyTrainer
 from trainers.rank import RankTrainer
-from trainers.value_model import load_value_model
+from trainers.value_model import value_model
 from trainers.zero import FrozenModel, ZeroEngine
 
 EXPORT_BUCKET_BYTES = 2 << 30
@@ -71,7 +72,9 @@ def _critic(spec: LearnerSpec, objective: PolicyObjective) -> Critic:
     """A value model that starts from the policy's body, or from what `critic.path` holds."""
     config = spec.critic
     assert config is not None, "an algorithm with a critic comes with its config"
-    model = load_value_model(spec.model if config.path is None else spec.model.model_copy(update={"path": config.path}))
+    if config.path is not None:
+        spec = replace(spec, model=spec.model.model_copy(update={"path": config.path, "new": None}))
+    model = value_model(build_model(spec).causal_lm)
     if spec.model.gradient_checkpointing:
         enable_checkpointing(model.body)
     trainer = spec.trainer.model_copy(update={"zero_stage": config.zero_stage})

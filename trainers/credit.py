@@ -15,6 +15,7 @@ from algorithms.kl import kl_controller
 from algorithms.shaping import can_teach, overlong_penalty
 from experience.packing import plan_mini_batches
 from experience.records import Batch, BlockHandle, Group, Item, Scored, Trajectory
+from trainers.mixing import Mixer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +45,10 @@ class BatchShape:
 class CreditAssigner:
     """Turns rewards into advantages as the algorithm's row says, and packs them for the ranks."""
 
-    def __init__(self, algorithm: Algorithm, shape: BatchShape) -> None:
+    def __init__(self, algorithm: Algorithm, shape: BatchShape, mixer: Mixer | None = None) -> None:
         self._algorithm = algorithm
         self._shape = shape
+        self._mixer = mixer
         self._moving_average: float | None = None
         self._kl = kl_controller(algorithm)
 
@@ -70,6 +72,8 @@ class CreditAssigner:
             kl_coef=self._kl.coef,
             trains_policy=step >= self._algorithm.critic_warmup_steps,
         )
+        if self._mixer is not None and batch.trains_policy:
+            batch = self._mixer.mix(batch, step * self._shape.mini_batches * self._shape.epochs)
         return Credit(groups=tuple(groups), advantages=advantages, batch=batch)
 
     def observe(self, credit: Credit, metrics: Mapping[str, float]) -> None:

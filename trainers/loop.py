@@ -166,7 +166,12 @@ class Loop:
             self._assigner.observe(credit, learned)
             await self._refresh_reference(self.step + 1)
             await self._publish(self.step + 1)
-            metrics = {**summarise(credit.groups, self.step), "group/dropped": float(self._dropped), **learned}
+            metrics = {
+                **summarise(credit.groups, self.step),
+                "group/dropped": float(self._dropped),
+                **({"policy/kl_coef": credit.batch.kl_coef} if credit.batch.kl_coef else {}),
+                **learned,
+            }
             self._dropped = 0
             await observer.after_step(self.step + 1)
             self._buffer.advance()

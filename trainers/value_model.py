@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from configs.schema.model import ModelConfig
-from trainers.model import hidden_states, load_model
+from trainers.model import hidden_states
 from trainers.packed import Packed
 
 
@@ -29,9 +28,9 @@ class ValueModel(nn.Module):
         return values.new_zeros(packed.num_tokens).index_put((places,), values)
 
 
-def load_value_model(config: ModelConfig) -> ValueModel:
-    """The body of the causal language model at `config.path`, and a head that says 0 of everything."""
-    body: Any = load_model(config).base_model
+def value_model(causal_lm: PreTrainedModel) -> ValueModel:
+    """The model's body, and a head that says 0 of everything."""
+    body: Any = causal_lm.base_model
     head = nn.Linear(body.config.hidden_size, 1, bias=False, dtype=body.dtype)
     with torch.no_grad():
         head.weight.zero_()

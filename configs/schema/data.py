@@ -85,3 +85,16 @@ class DataConfig(Section):
         if self.train is None and self.eval is not None:
             raise ValueError(f"data.eval has no effect with {chosen[0]}, which makes its own held-out set")
         return self
+
+
+class MixConfig(Section):
+    """Pre-training text mixed into every update, so that the policy does not forget it (PPO-ptx)."""
+
+    data: DataConfig
+    """The text: files with a text column, or a generator."""
+    sequences_per_update: int = Field(default=32, ge=1)
+    """Sequences that go into one optimiser step, beside those that the stage is about."""
+    max_sequence_tokens: int = Field(default=512, ge=2)
+    """Their length: texts are joined, and cut to it."""
+    coef: float = Field(default=1.0, gt=0)
+    """Weight of their mean cross-entropy in the loss."""

@@ -6,11 +6,11 @@ from pydantic import Field, model_validator
 
 from configs.schema.algorithm import AlgorithmConfig
 from configs.schema.base import Section
-from configs.schema.data import DataConfig
+from configs.schema.data import DataConfig, MixConfig
 from configs.schema.model import ModelConfig
 from configs.schema.rewards import RewardModelConfig, RewardPoolConfig, RewardSpecs
 from configs.schema.rollout import EvaluationConfig, RolloutConfig
-from configs.schema.training import CheckpointConfig, LoggingConfig, OptimizerConfig, TrainerConfig
+from configs.schema.training import CheckpointConfig, CriticConfig, LoggingConfig, OptimizerConfig, TrainerConfig
 
 
 class ClusterConfig(Section):
@@ -76,6 +76,8 @@ class SftRun(SupervisedRun):
 
     stage: Literal["sft"]
     """Supervised fine-tuning on prompts and responses."""
+    mix: MixConfig | None = None
+    """Pre-training text beside the responses, against forgetting."""
 
 
 class RlRun(BaseRun):
@@ -87,6 +89,10 @@ class RlRun(BaseRun):
     """Sampling and batch shape."""
     algorithm: AlgorithmConfig = AlgorithmConfig()
     """The objective."""
+    critic: CriticConfig = CriticConfig()
+    """The value model, for algorithms that have one."""
+    mix: MixConfig | None = None
+    """Pre-training text beside the samples, against forgetting (PPO-ptx)."""
     rewards: RewardSpecs = Field(min_length=1)
     """What is rewarded; the sum is weighted."""
     reward_pool: RewardPoolConfig = RewardPoolConfig()

@@ -73,7 +73,8 @@ def make_batch(seed: int, *, num_ranks: int, num_mini_batches: int = 1) -> Batch
                 row=row,
                 num_tokens=int(lengths[row]),
                 num_loss_tokens=int(masks[row].sum()),
-                advantage=float(random.normal()),
+                advantage=(worth := float(random.normal())),
+                reward=worth,
             )
             for row in range(6)
         ]

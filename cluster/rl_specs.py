@@ -1,0 +1,114 @@
+"""What each part of a reinforcement learning run is told, from the recipe."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from actors.messages import RolloutSpec
+from algorithms.algorithm import Algorithm
+from configs.digest import config_digest
+from configs.schema import RlRun
+from experience.records import Sampling
+from trainers.credit import BatchShape
+from trainers.learner import LearnerSpec
+from trainers.loop import Schedule
+from trainers.policy import PolicyObjective
+
+
+def policy_objective(run: RlRun, algorithm: Algorithm) -> PolicyObjective:
+    """What the ranks train the policy for. ValueError for settings that go with another algorithm."""
+    if "critic" in run.model_fields_set and not algorithm.needs_critic:
+        raise ValueError(f"critic has no effect: advantage={algorithm.advantage!r} has none; set advantage: gae")
+    if algorithm.critic_warmup_steps >= run.num_steps:
+        raise ValueError(
+            f"algorithm.critic_warmup_steps={algorithm.critic_warmup_steps} leaves none of num_steps={run.num_steps} "
+            "for the policy; raise num_steps"
+        )
+    return PolicyObjective(
+        algorithm=algorithm,
+        temperature=run.rollout.sampling.temperature,
+        max_response_tokens=run.rollout.sampling.max_response_tokens,
+    )
+
+
+def learner_spec(run: RlRun, objective: PolicyObjective, *, use_gpu: bool) -> LearnerSpec:
+    """What every rank is told."""
+    assert run.model.path is not None
+    algorithm, updates = objective.algorithm, run.algorithm.updates_per_batch
+    return LearnerSpec(
+        model=run.model,
+        tokenizer_path=run.model.path,
+        seed=run.seed,
+        optimizer=run.optimizer,
+        trainer=run.trainer,
+        objective=objective,
+        total_updates=(run.num_steps - algorithm.critic_warmup_steps) * updates,
+        critic=run.critic if algorithm.needs_critic else None,
+        critic_warmup_updates=algorithm.critic_warmup_steps * updates,
+        config_digest=config_digest(run),
+        use_gpu=use_gpu,
+    )
+
+
+def rollout_spec(
+    run: RlRun, *, max_sequence_tokens: int, stop_token_ids: tuple[int, ...], use_gpu: bool
+) -> RolloutSpec:
+    """What every rollout worker is told."""
+    assert run.model.path is not None
+    return RolloutSpec(
+        model_path=run.model.path,
+        config=run.rollout,
+        max_model_len=max_sequence_tokens,
+        stop_token_ids=stop_token_ids,
+        use_gpu=use_gpu,
+        trust_remote_code=run.model.trust_remote_code,
+    )
+
+
+def schedule(run: RlRun, algorithm: Algorithm, state: Mapping[str, Any]) -> Schedule:
+    """The loop's steps. `state`: what a checkpoint holds; empty for a new run."""
+    prompts_per_step = run.rollout.prompts_per_step
+    return Schedule(
+        first_step=state.get("step", 0),
+        num_steps=run.num_steps,
+        first_prompt=state.get("cursor", 0),
+        prompts_per_step=prompts_per_step,
+        max_dropped_groups=int((algorithm.dynamic_sampling_limit - 1) * prompts_per_step),
+        max_staleness=run.rollout.max_staleness,
+        sampling=sampling(run, run.rollout.group_size, run.rollout.sampling.temperature),
+        max_error_rate=run.reward_pool.max_error_rate,
+        greedy=sampling(run, 1, 0.0) if algorithm.needs_greedy else None,
+        reference_refresh_steps=algorithm.reference_refresh_steps,
+    )
+
+
+def held_out_sampling(run: RlRun) -> Sampling:
+    """Greedy for a single sample, else at the training temperature."""
+    count = run.evaluation.samples_per_prompt
+    return sampling(run, count, run.rollout.sampling.temperature if count > 1 else 0.0)
+
+
+def sampling(run: RlRun, num_samples: int, temperature: float) -> Sampling:
+    """How one group is drawn."""
+    return Sampling(
+        num_samples=num_samples,
+        max_response_tokens=run.rollout.sampling.max_response_tokens,
+        temperature=temperature,
+        seed=run.seed,
+    )
+
+
+def batch_shape(run: RlRun) -> BatchShape:
+    """How a step is cut for the learner."""
+    return BatchShape(
+        mini_batches=run.algorithm.mini_batches,
+        epochs=run.algorithm.epochs,
+        num_ranks=run.trainer.num_ranks,
+        tokens_per_micro_batch=run.trainer.tokens_per_micro_batch,
+        max_response_tokens=run.rollout.sampling.max_response_tokens,
+    )
+
+
+def num_cpus(run: RlRun) -> int:
+    """Cores that ranks and rollout workers ask for."""
+    trainer = run.trainer.num_ranks * run.trainer.threads_per_rank
+    return trainer + run.rollout.num_workers * run.rollout.threads_per_worker
