@@ -242,3 +242,81 @@ def test_cut_responses_are_left_out_of_the_batch_where_the_row_masks_them() -> N
         return learner.batches[0].mini_batches[0].num_sequences
 
     assert (num_items(), num_items(mask_truncated=True)) == (4, 2)
+
+
+def test_remax_compares_with_a_greedy_response_that_is_not_trained_on() -> None:
+    greedy = replace(SAMPLING, num_samples=1, temperature=0.0)
+    temperatures: list[float] = []
+    ids: list[str] = []
+
+    class Watched(Sampler):
+        async def generate(self, prompt: Prompt, sampling: Sampling) -> tuple[Trajectory, ...]:
+            temperatures.append(sampling.temperature)
+            return await super().generate(prompt, sampling)
+
+    class GreedyIsWorthAQuarter(SampleIndex):
+        async def score(self, items: Sequence[RewardInput]) -> Sequence[Score]:
+            ids.extend(item.id for item in items)
+            return [*(await super().score(items[:2])), Score(value=0.25, parts={"index": 0.25})]
+
+    learner = Recorder([])
+    shape = BatchShape(mini_batches=1, epochs=1, num_ranks=1, tokens_per_micro_batch=64, max_response_tokens=4)
+    roles = Roles(prompts=Numbers(), rollouts=Watched([]), rewards=GreedyIsWorthAQuarter(), learner=learner)
+    schedule = Schedule(
+        first_step=0, num_steps=1, prompts_per_step=2, max_staleness=0, sampling=SAMPLING, greedy=greedy
+    )
+    assigner = CreditAssigner(resolve(AlgorithmConfig(name="remax")), shape)
+    keeper = Keeper()
+    asyncio.run(Loop(schedule=schedule, roles=roles, assigner=assigner, meter=Meter()).run(keeper))
+    items = [item for rank in learner.batches[0].mini_batches[0].ranks for micro in rank for item in micro]
+    assert sorted(item.advantage for item in items) == [-0.25, -0.25, 0.75, 0.75]
+    assert sorted(temperatures[:4]) == [0.0, 0.0, 1.0, 1.0]
+    assert len(set(ids)) == len(ids) == 6
+    assert keeper.metrics[0]["reward/mean"] == 0.5
+
+
+def test_the_reference_follows_the_policy_every_few_steps() -> None:
+    events: list[str] = []
+    shape = BatchShape(mini_batches=1, epochs=1, num_ranks=1, tokens_per_micro_batch=64, max_response_tokens=4)
+    roles = Roles(prompts=Numbers(), rollouts=Sampler(events), rewards=SampleIndex(), learner=Recorder(events))
+    schedule = Schedule(
+        first_step=0, num_steps=4, prompts_per_step=2, max_staleness=0, sampling=SAMPLING, reference_refresh_steps=2
+    )
+    row = resolve(AlgorithmConfig(name="grpo", reference_refresh_steps=2))
+    asyncio.run(Loop(schedule=schedule, roles=roles, assigner=CreditAssigner(row, shape), meter=Meter()).run(Keeper()))
+    assert [event for event in events if event != "update" and "load" not in event] == ["refresh", "refresh"]
+    assert events.index("refresh") == events.index("load 2") - 1
+
+
+def test_the_critic_is_warmed_up_before_the_policy_moves() -> None:
+    learner = Recorder([])
+    shape = BatchShape(mini_batches=1, epochs=2, num_ranks=1, tokens_per_micro_batch=64, max_response_tokens=4)
+    roles = Roles(prompts=Numbers(), rollouts=Sampler([]), rewards=SampleIndex(), learner=learner)
+    schedule = Schedule(first_step=0, num_steps=3, prompts_per_step=2, max_staleness=0, sampling=SAMPLING)
+    row = resolve(AlgorithmConfig(name="ppo", critic_warmup_steps=2))
+    asyncio.run(Loop(schedule=schedule, roles=roles, assigner=CreditAssigner(row, shape), meter=Meter()).run(Keeper()))
+    assert [batch.trains_policy for batch in learner.batches] == [False, False, True]
+    assert [len(batch.updates) for batch in learner.batches] == [2, 2, 2]
+    (mini_batch,) = learner.batches[0].mini_batches
+    rewards = [item.reward for rank in mini_batch.ranks for micro in rank for item in micro]
+    assert sorted(rewards) == [0.0, 0.0, 1.0, 1.0]  # the ranks make advantages of them, token by token
+
+
+def test_the_kl_coefficient_is_steered_and_goes_on_after_a_resume() -> None:
+    shape = BatchShape(mini_batches=1, epochs=1, num_ranks=1, tokens_per_micro_batch=64, max_response_tokens=4)
+    row = resolve(AlgorithmConfig(name="grpo", kl_coef=0.1, kl_target=0.01, kl_horizon=10))
+    assigner = CreditAssigner(row, shape)
+
+    class Diverging(Recorder):
+        async def update(self, batch: Batch) -> Mapping[str, float]:
+            await super().update(batch)
+            return {"policy/kl_ref": 1.0}
+
+    learner = Diverging([])
+    roles = Roles(prompts=Numbers(), rollouts=Sampler([]), rewards=SampleIndex(), learner=learner)
+    schedule = Schedule(first_step=0, num_steps=2, prompts_per_step=2, max_staleness=0, sampling=SAMPLING)
+    asyncio.run(Loop(schedule=schedule, roles=roles, assigner=assigner, meter=Meter()).run(Keeper()))
+    assert [batch.kl_coef for batch in learner.batches] == pytest.approx([0.1, 0.1 * 1.08])  # 4 samples of 10
+    later = CreditAssigner(row, shape)
+    later.restore(assigner.state())
+    assert later.state()["kl_coef"] == pytest.approx(0.1 * 1.08**2)
