@@ -6,7 +6,7 @@ from typing import Any
 from actors.messages import RolloutSpec
 from algorithms.algorithm import Algorithm
 from configs.digest import config_digest
-from configs.schema import RlRun
+from configs.schema import CriticConfig, RlRun
 from experience.records import Sampling
 from trainers.credit import BatchShape
 from trainers.learner import LearnerSpec
@@ -16,7 +16,7 @@ from trainers.policy import PolicyObjective
 
 def policy_objective(run: RlRun, algorithm: Algorithm) -> PolicyObjective:
     """What the ranks train the policy for. ValueError for settings that go with another algorithm."""
-    if "critic" in run.model_fields_set and not algorithm.needs_critic:
+    if run.critic != CriticConfig() and not algorithm.needs_critic:
         raise ValueError(f"critic has no effect: advantage={algorithm.advantage!r} has none; set advantage: gae")
     if algorithm.critic_warmup_steps >= run.num_steps:
         raise ValueError(

@@ -20,6 +20,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "name": "name: my-first-run",
     "model": "model: {path: Qwen/Qwen3-0.6B}",
     "data": "data: {train: prompts.parquet}",
+    "mix.data": "data: {train: texts.parquet}",
     "num_steps": "num_steps: 100",
     "rewards": "rewards: [{use: math}]",
     "rewards.N.use": "use: math",

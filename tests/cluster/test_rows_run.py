@@ -1,0 +1,86 @@
+"""Rows of the algorithm table with parts of their own - critic, greedy response, moving reference - end to end."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from cluster.launch import launch
+from tests.cluster.tiny_recipes import DATA, recipe
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+MIX = {"data": DATA, "sequences_per_update": 4, "max_sequence_tokens": 32, "coef": 0.5}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Path:
+    """A model to start from; its SFT mixes pre-training text in."""
+    folder = tmp_path_factory.mktemp("rows")
+    launch(recipe("pretrain", folder))
+    launch(recipe("sft", folder, mix=MIX))
+    return folder
+
+
+def run(folder: Path, name: str, **changes: Any) -> list[dict[str, Any]]:
+    """The metrics of each step of a run of that name."""
+    outcome = launch(recipe("rl", folder, name=name, **changes))
+    assert outcome.is_finished
+    lines = (folder / name / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines][1:]
+
+
+def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    return AutoModelForCausalLM.from_pretrained(folder / name / "export").state_dict()
+
+
+def test_sft_reports_the_text_that_is_mixed_in(start: Path) -> None:
+    last = json.loads((start / "sft" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["mixed/loss"] > 0 and last["supervised/loss"] > 0
+
+
+def test_ppo_with_warm_up_and_mixed_in_text_goes_on_after_a_resume_as_if_nothing_had_been(start: Path) -> None:
+    ppo = {
+        "algorithm": {"name": "ppo", "critic_warmup_steps": 1, "mini_batches": 2, "epochs": 2, "kl_target": 0.01},
+        "critic": {"optimizer": {"learning_rate": 1e-3}},
+        "mix": MIX,
+        "num_steps": 3,
+        "checkpoint": {"every_steps": 2},
+    }
+    warm, second, third = run(start, "ppo", **ppo)
+    assert "optimizer/grad_norm" not in warm and warm["critic/grad_norm"] > 0
+    assert second["mixed/loss"] > 0 and second["value/explained_variance"] <= 1
+    assert second["policy/kl_coef"] == 0.02 and third["policy/kl_coef"] != 0.02
+    launch(recipe("rl", start, name="ppo-halves", **{**ppo, "num_steps": 2}))
+    launch(recipe("rl", start, name="ppo-halves", **ppo), resume=True)
+    whole, halves = weights(start, "ppo"), weights(start, "ppo-halves")
+    assert all(torch.equal(whole[name], halves[name]) for name in whole)
+
+
+def test_remax_samples_its_baseline_beside_the_group(start: Path) -> None:
+    rollout = {"prompts_per_step": 4, "group_size": 1, "sampling": {"max_response_tokens": 16}}
+    lines = run(start, "remax", algorithm={"name": "remax"}, rollout=rollout)
+    assert all(line["optimizer/skipped_steps"] == 0 for line in lines)
+    stored = (start / "remax" / "trajectories").glob("*.parquet")
+    assert len(list(stored)) == 2
+
+
+def test_the_reference_moves_with_the_policy(start: Path) -> None:
+    algorithm = {"name": "grpo", "kl_coef": 0.1, "reference_refresh_steps": 2}
+    _, apart, refreshed = run(start, "refreshed", algorithm=algorithm, num_steps=3)
+    assert apart["policy/kl_ref"] > 1e-7 and refreshed["policy/kl_ref"] == pytest.approx(0, abs=1e-9)
+
+
+def test_reinforce_pp_makes_token_advantages_with_the_divergence_inside(start: Path) -> None:
+    lines = run(start, "reinforce-pp", algorithm={"name": "reinforce_pp"})
+    assert lines[-1]["policy/kl_ref"] > 0
+
+
+def test_settings_of_a_critic_that_is_not_there_are_refused(start: Path) -> None:
+    with pytest.raises(ValueError, match="critic has no effect"):
+        launch(recipe("rl", start, name="none", critic={"zero_stage": 2}))
+    with pytest.raises(ValueError, match="leaves none of num_steps=2"):
+        launch(recipe("rl", start, name="none", algorithm={"name": "ppo", "critic_warmup_steps": 2}))
