@@ -27,6 +27,7 @@ class _Sample:
     prompt: Prompt
     trajectory: Trajectory
     scored: Scored
+    greedy: Scored | None
     advantage: float | None
 
 
@@ -35,6 +36,10 @@ class _Column(NamedTuple):
     type: pa.DataType
     meaning: str
     value: Callable[[_Sample], Any]
+
+
+def _greedy_reward(sample: _Sample) -> float | None:
+    return None if sample.greedy is None else sample.greedy.reward
 
 
 _COLUMNS = (
@@ -52,6 +57,7 @@ _COLUMNS = (
     _Column("status", pa.string(), "how the verdict came about", lambda s: str(s.scored.score.status)),
     _Column("detail", pa.string(), "the verdict's reason", lambda s: s.scored.score.detail),
     _Column("advantage", pa.float64(), "null: not trained on", lambda s: s.advantage),
+    _Column("greedy_reward", pa.float64(), "of the greedy response to the prompt, if any", _greedy_reward),
     _Column("finish_reason", pa.string(), "stop, length or abort", lambda s: s.trajectory.finish_reason),
     _Column("worker", pa.string(), "who sampled it", lambda s: s.trajectory.worker),
     _Column("min_version", pa.int32(), "oldest policy that sampled a token", lambda s: s.trajectory.min_version),
@@ -89,10 +95,17 @@ def write_trajectories(
     on), the block that holds its tokens (the same block again and again), and a log-prob for each
     token after its prompt.
     """
-    scored = [sample for group in groups for sample in group.samples]
+    scored = [(sample, group.greedy) for group in groups for sample in group.samples]
     samples = [
-        _Sample(step=step, prompt=one.trajectory.prompt, trajectory=one.trajectory, scored=one, advantage=advantage)
-        for one, advantage in zip(scored, advantages, strict=True)
+        _Sample(
+            step=step,
+            prompt=one.trajectory.prompt,
+            trajectory=one.trajectory,
+            scored=one,
+            greedy=greedy,
+            advantage=advantage,
+        )
+        for (one, greedy), advantage in zip(scored, advantages, strict=True)
     ]
     columns = {c.name: pa.array([c.value(sample) for sample in samples], c.type) for c in _COLUMNS}
     columns |= _token_columns([sample.trajectory for sample in samples], blocks)

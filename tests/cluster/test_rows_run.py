@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cluster.launch import launch
+from cluster.replay import replay
 from tests.cluster.tiny_recipes import DATA, recipe
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -60,12 +61,23 @@ def test_ppo_with_warm_up_and_mixed_in_text_goes_on_after_a_resume_as_if_nothing
     assert all(torch.equal(whole[name], halves[name]) for name in whole)
 
 
+    replayed = replay(start / "ppo", 3)
+    assert {"policy/loss", "critic/grad_norm", "value/loss", "mixed/loss"} <= replayed.logged.keys()
+    assert replayed.is_same_recipe and replayed.differences(0.0) == {}
+
+
 def test_remax_samples_its_baseline_beside_the_group(start: Path) -> None:
     rollout = {"prompts_per_step": 4, "group_size": 1, "sampling": {"max_response_tokens": 16}}
     lines = run(start, "remax", algorithm={"name": "remax"}, rollout=rollout)
     assert all(line["optimizer/skipped_steps"] == 0 for line in lines)
-    stored = (start / "remax" / "trajectories").glob("*.parquet")
-    assert len(list(stored)) == 2
+    replayed = replay(start / "remax", 1)
+    assert replayed.differences(0.0) == {} and replayed.replayed["policy/loss"] == lines[0]["policy/loss"]
+    other = replay(start / "remax", 1, ["algorithm.name=reinforce"])
+    assert not other.is_same_recipe and "policy/loss" in other.differences(1e-6)
+    with pytest.raises(ValueError, match="steps that can be replayed: 1"):
+        replay(start / "remax", 2)
+    with pytest.raises(ValueError, match="the run has steps 1 to 2"):
+        replay(start / "remax", 7)
 
 
 def test_the_reference_moves_with_the_policy(start: Path) -> None:

@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pytest
 from experience.errors import DataError
 from experience.records import Group, Prompt, Scored, TokenBlock, Trajectory
 from experience.store import SCHEMA, read_trajectories, write_trajectories
+from experience.stored_groups import read_groups
 from rewards.contract import Score, Status
 
 
@@ -62,6 +64,29 @@ def two_groups():
     return groups, [first, first, second]
 
 
+def test_stored_groups_come_back_as_they_were(tmp_path):
+    groups, blocks = two_groups()
+    greedy = replace(groups[0].samples[0], score=Score(value=0.25))
+    write_trajectories(tmp_path / "s.parquet", 12, [replace(groups[0], greedy=greedy), groups[1]], [0.5, 0, 0], blocks)
+    found = read_groups(tmp_path / "s.parquet")
+    assert [group.prompt.ordinal for group in found] == [0, 1]
+    assert [sample.score for group in found for sample in group.samples] == [
+        sample.score for group in groups for sample in group.samples
+    ]
+    assert [None if group.greedy is None else group.greedy.reward for group in found] == [0.25, None]
+    for old, new in zip(
+        [s.trajectory for g in groups for s in g.samples], [s.trajectory for g in found for s in g.samples], strict=True
+    ):
+        assert (new.id, new.num_prompt_tokens, new.num_response_tokens) == (
+            old.id,
+            old.num_prompt_tokens,
+            old.num_response_tokens,
+        )
+        for column in ("tokens", "response_mask", "rollout_logprobs", "versions"):
+            was, now = (getattr(t.block, column)[t.block.span(t.row)] for t in (old, new))
+            assert np.array_equal(was, now), column
+
+
 def test_every_column_comes_back_as_it_was(tmp_path):
     groups, blocks = two_groups()
     write_trajectories(tmp_path / "s.parquet", 12, groups, [0.5, None, -0.5], blocks)
@@ -88,6 +113,7 @@ def test_every_column_comes_back_as_it_was(tmp_path):
         "status": "ok",
         "detail": "",
         "advantage": 0.5,
+        "greedy_reward": None,
         "finish_reason": "stop",
         "worker": "w0",
         "min_version": 6,
