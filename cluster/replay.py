@@ -106,9 +106,9 @@ def _weights_before(checkpoints: Path, step: int) -> Path | None:
         return None
     folder = checkpoint.folder_of(checkpoints, step - 1)
     if not folder.is_dir():
-        kept = ", ".join(str(checkpoint.step_of(path) + 1) for path in checkpoint.all_checkpoints(checkpoints))
+        kept = [checkpoint.step_of(path) for path in checkpoint.all_checkpoints(checkpoints)]
         raise ValueError(
-            f"{folder}: not there; steps that can be replayed: 1{', ' * bool(kept)}{kept} "
-            "(checkpoint.every_steps and checkpoint.keep_last decide)"
+            f"{folder}: not there; the run began with model.path, and keeps the weights after steps {kept}: the step "
+            "after one of these can be replayed (checkpoint.every_steps and checkpoint.keep_last decide)"
         )
     return folder
