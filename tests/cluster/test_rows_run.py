@@ -88,7 +88,7 @@ def test_the_reference_moves_with_the_policy(start: Path) -> None:
 
 def test_reinforce_pp_makes_token_advantages_with_the_divergence_inside(start: Path) -> None:
     lines = run(start, "reinforce-pp", algorithm={"name": "reinforce_pp"})
-    assert lines[-1]["policy/kl_ref"] > 0
+    assert lines[-1]["policy/kl_ref"] != 0  # k1 is unbiased, and of either sign
 
 
 def test_settings_of_a_critic_that_is_not_there_are_refused(start: Path) -> None:
