@@ -76,6 +76,7 @@ def schedule(run: RlRun, algorithm: Algorithm, state: Mapping[str, Any]) -> Sche
         max_staleness=run.rollout.max_staleness,
         sampling=sampling(run, run.rollout.group_size, run.rollout.sampling.temperature),
         max_error_rate=run.reward_pool.max_error_rate,
+        stop_after_equal_steps=run.reward_pool.stop_after_equal_steps,
         greedy=sampling(run, 1, 0.0) if algorithm.needs_greedy else None,
         reference_refresh_steps=algorithm.reference_refresh_steps,
     )

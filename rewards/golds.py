@@ -1,15 +1,10 @@
 """Gold answers that no response could ever equal: a fault of the data, found before the run."""
 
-import logging
 from collections.abc import Sequence
 
 from configs.schema.rewards import RewardPoolConfig, RewardSpec
-from rewards.contract import RewardError, RewardInput
+from rewards.contract import RewardInput
 from rewards.pool import RewardPool
-
-logger = logging.getLogger(__name__)
-
-_MOST_SHARE = 0.005  # a few unreadable rows in a large data set are suffered, and named
 
 # Which rule says whether a gold answer is fit for a reward.
 _READABLE_BY = {"math": "math_gold", "gsm8k": "number_gold"}
@@ -44,19 +39,3 @@ def unreadable_golds(
         for row, score in enumerate(scores)
         if score.status.is_failure or (score.value is not None and score.value < len(rules))
     }
-
-
-def check_golds(items: Sequence[RewardInput], specs: Sequence[RewardSpec], limits: RewardPoolConfig) -> dict[int, str]:
-    """The unreadable rows, also logged; RewardError when they are more than 1 in 200."""
-    faults = unreadable_golds(items, specs, limits)
-    if not faults:
-        return faults
-    row, reason = next(iter(faults.items()))
-    message = (
-        f"{len(faults)} of {len(items)} gold answers cannot be read; the first is row {row} "
-        f"({items[row].answer!r}): {reason}"
-    )
-    if len(faults) > _MOST_SHARE * len(items):
-        raise RewardError(f"{message}; is data.answer_column the right column?")
-    logger.warning("%s; no response to these rows can be right", message)
-    return faults

@@ -46,7 +46,30 @@ def check_first_step(items: Sequence[RewardInput], scores: Sequence[Score]) -> N
             f"{items[first].response[-200:]!r}"
         )
     logger.info("responses without an answer in the first step: %.1f %%", 100 * rate)
-    values = {score.value for score in scores if score.value is not None}
-    if len(values) == 1 and len(scores) > 1:
-        samples = "; ".join(repr(item.response[-100:]) for item in items[:3])
-        logger.warning("every reward of the first step is %s, which teaches nothing: %s", values.pop(), samples)
+    if are_equal(scores):
+        logger.warning(
+            "every reward of the first step is %s, which teaches nothing: %s", *_equal_rewards(items, scores)
+        )
+
+
+def are_equal(scores: Sequence[Score]) -> bool:
+    """Whether a step's rewards are all the same, or none: nothing can be learned from it."""
+    return len({score.value for score in scores if score.value is not None}) < 2 and len(scores) > 1
+
+
+def check_equal_steps(
+    items: Sequence[RewardInput], scores: Sequence[Score], num_equal_steps: int, limit: int | None
+) -> None:
+    """RewardError when the last `num_equal_steps` steps, this one included, had equal rewards and reach the limit."""
+    if limit is not None and num_equal_steps >= limit:
+        value, samples = _equal_rewards(items, scores)
+        raise RewardError(
+            f"{num_equal_steps} steps in a row had equal rewards, as many as reward_pool.stop_after_equal_steps "
+            f"allows; every reward of the last one is {value}: {samples}"
+        )
+
+
+def _equal_rewards(items: Sequence[RewardInput], scores: Sequence[Score]) -> tuple[float | None, str]:
+    """The one value, and three of the responses."""
+    value = next((score.value for score in scores if score.value is not None), None)
+    return value, "; ".join(repr(item.response[-100:]) for item in items[:3])

@@ -20,7 +20,7 @@ from experience.buffer import Buffer
 from experience.records import Group, Prompt, Sampling, Scored, Trajectory
 from metrics.meter import Meter
 from rewards.contract import RewardInput
-from rewards.health import check_failures, check_first_step
+from rewards.health import are_equal, check_equal_steps, check_failures, check_first_step
 from trainers.credit import Credit, CreditAssigner
 from trainers.roles import Learner, Prompts, Rewards, Rollouts
 from trainers.summary import summarise
@@ -49,6 +49,7 @@ class Schedule:
     max_staleness: int
     sampling: Sampling
     max_error_rate: float = 0.01
+    stop_after_equal_steps: int | None = None
     max_dropped_groups: int = 0  # a step, by dynamic sampling; further groups are kept as they are
     greedy: Sampling | None = None  # of the one response that each group is compared with, if it is
     reference_refresh_steps: int = 0  # the policy becomes the reference every so many; 0: never
@@ -85,6 +86,7 @@ class Loop:
         self._side_tasks: set[asyncio.Task[None]] = set()
         self._cursor = schedule.first_prompt  # the first prompt that was never begun
         self._dropped = 0  # groups, since the last step
+        self._equal_steps = 0  # in a row, up to the last step
         self._last_generated = 0.0
         self._is_stopping = False
 
@@ -202,12 +204,14 @@ class Loop:
         return groups
 
     def _check_scores(self, groups: Sequence[Group]) -> None:
-        """RewardError when too many verdicts failed, or when the first step shows that nobody writes answers."""
+        """RewardError when too many verdicts failed, nobody answers, or too many steps in a row teach nothing."""
         samples = [sample for group in groups for sample in group.samples]
         items, scores = [reward_input(s.trajectory) for s in samples], [s.score for s in samples]
         check_failures(items, scores, self._schedule.max_error_rate)
         if self.step == 0:
             check_first_step(items, scores)
+        self._equal_steps = self._equal_steps + 1 if are_equal(scores) else 0
+        check_equal_steps(items, scores, self._equal_steps, self._schedule.stop_after_equal_steps)
 
     async def _publish(self, version: int) -> None:
         """Give the learner's weights to every rollout worker, as `version`."""

@@ -98,6 +98,8 @@ class RewardPoolConfig(Section):
     """Address-space limit of one process."""
     max_error_rate: float = Field(default=0.01, ge=0, le=1)
     """The run stops when more than this share of the scores of a step fail."""
+    stop_after_equal_steps: int | None = Field(default=None, ge=1)
+    """The run stops after so many steps in a row in which all rewards were the same; none: never."""
 
 
 class RewardModelConfig(Section):

@@ -13,7 +13,7 @@ from algorithms.table import resolve
 from configs.schema import AlgorithmConfig
 from experience.records import Batch, BlockHandle, Prompt, Sampling, TokenBlock, Trajectory, Weights
 from metrics.meter import Meter
-from rewards.contract import RewardInput, Score
+from rewards.contract import RewardError, RewardInput, Score
 from trainers.credit import BatchShape, Credit, CreditAssigner
 from trainers.loop import Loop, Observer, Roles, Schedule
 
@@ -133,6 +133,7 @@ def run_loop(
         max_staleness=staleness,
         sampling=SAMPLING,
         max_dropped_groups=options.pop("max_dropped_groups", 10),
+        stop_after_equal_steps=options.pop("stop_after_equal_steps", None),
     )
     assigner = CreditAssigner(resolve(AlgorithmConfig(name=algorithm)), shape)
     loop = Loop(schedule=schedule, roles=roles, assigner=assigner, meter=Meter())
@@ -184,6 +185,27 @@ def test_dynamic_sampling_keeps_what_it_gets_once_its_limit_is_reached() -> None
     _, keeper, _, _ = run_loop(steps=1, algorithm="dapo", rewards=NothingTeaches(), max_dropped_groups=3)
     assert keeper.ordinals == [[3, 4]]
     assert keeper.metrics[0]["group/dropped"] == 3
+
+
+class EqualInSteps(SampleIndex):
+    """Equal rewards for the prompts of these steps."""
+
+    def __init__(self, *steps: int) -> None:
+        self.steps = steps
+
+    async def score(self, items: Sequence[RewardInput]) -> Sequence[Score]:
+        if int(items[0].prompt) // 2 in self.steps:
+            return [Score(value=1.0, parts={"index": 1.0}) for _ in items]
+        return await super().score(items)
+
+
+def test_steps_of_equal_rewards_in_a_row_stop_the_run_where_it_asks_for_that() -> None:
+    with pytest.raises(RewardError, match=r"2 steps in a row had equal rewards.*every reward of the last one is 1\.0"):
+        run_loop(steps=6, rewards=EqualInSteps(1, 3, 4), stop_after_equal_steps=2)
+    loop, *_ = run_loop(steps=6, rewards=EqualInSteps(1, 3, 5), stop_after_equal_steps=2)
+    assert loop.step == 6
+    loop, *_ = run_loop(steps=3, rewards=EqualInSteps(0, 1, 2))
+    assert loop.step == 3
 
 
 def test_an_unscorable_sample_is_left_out_of_the_baseline_and_the_batch() -> None:
