@@ -11,6 +11,7 @@ from experience.arithmetic import write_arithmetic
 from experience.checks import GoldPolicy
 from experience.countdown import write_countdown
 from experience.dataset import Dataset, load_dataset
+from experience.gym import write_gym
 from experience.prompts import PromptTable, warn_of_overlap
 from experience.records import Prompt
 from experience.sequences import SequenceStream, TextSequences
@@ -29,6 +30,8 @@ def data_sources(config: DataConfig, folder: RunFolder) -> tuple[str, str | None
         return config.train, config.eval
     if config.countdown is not None:
         train, held_out = write_countdown(config.countdown, folder.data)
+    elif config.reasoning_gym is not None:
+        train, held_out = write_gym(config.reasoning_gym, folder.data)
     else:
         assert config.arithmetic is not None
         train, held_out = write_arithmetic(config.arithmetic, folder.data)

@@ -34,6 +34,11 @@ BUILTINS: dict[str, Builtin] = {
         summary="1 when the marked expression uses the given numbers and equals the target",
         timeout_seconds=1.0,
     ),
+    "reasoning_gym": Builtin(
+        target="rewards.gym:score_reasoning_gym",
+        summary="1 when reasoning-gym's own scorer takes the marked answer for right (an extra)",
+        timeout_seconds=1.0,
+    ),
     "format": _rule("format_tags:score_format", "1 for one section a tag, in order (<think>, <answer>)"),
     "regex": _rule("pattern:score_regex", "1 when the response holds a pattern"),
     "json_schema": _rule("pattern:score_json_schema", "1 when the response is JSON that conforms to a schema"),

@@ -2,7 +2,7 @@
 
 from configs.schema.algorithm import AlgorithmConfig
 from configs.schema.base import Section
-from configs.schema.data import ArithmeticConfig, CountdownConfig, DataConfig, MixConfig
+from configs.schema.data import ArithmeticConfig, CountdownConfig, DataConfig, MixConfig, ReasoningGymConfig
 from configs.schema.model import ModelConfig, NewModelConfig, TokenizerConfig
 from configs.schema.rewards import RewardModelConfig, RewardPoolConfig, RewardSpec
 from configs.schema.rollout import EvaluationConfig, RolloutConfig, SamplingConfig
@@ -25,6 +25,7 @@ __all__ = [
     "NewModelConfig",
     "OptimizerConfig",
     "PretrainRun",
+    "ReasoningGymConfig",
     "RewardModelConfig",
     "RewardPoolConfig",
     "RewardSpec",

@@ -2,11 +2,14 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from configs.schema.base import Section
+from configs.schema.gym_tasks import GYM_TASKS
 
 Operation = Literal["+", "-", "*"]
+
+GENERATORS = ("arithmetic", "countdown", "reasoning_gym")
 
 
 class ArithmeticConfig(Section):
@@ -41,6 +44,35 @@ class CountdownConfig(Section):
     """Seed of the generator."""
 
 
+class ReasoningGymConfig(Section):
+    """Problems of the package reasoning-gym, for the reward `reasoning_gym`; an extra, see docs/rewards.md."""
+
+    task: str
+    """One of the package's tasks that are allowed (docs/rewards.md)."""
+    num_train: int = Field(default=20_000, ge=1)
+    """Training problems."""
+    num_eval: int = Field(default=512, ge=1)
+    """Held-out problems; none of their questions is among the training problems."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of the generator."""
+    args: dict[str, object] = Field(default_factory=dict)
+    """The task's own settings, under the package's names; those left out have the package's defaults."""
+
+    @field_validator("task")
+    @classmethod
+    def _task_is_allowed(cls, task: str) -> str:
+        if task not in GYM_TASKS:
+            raise ValueError(f"{task!r} is not allowed; choose one of {', '.join(GYM_TASKS)}")
+        return task
+
+    @field_validator("args")
+    @classmethod
+    def _seed_and_size_are_ours(cls, args: dict[str, object]) -> dict[str, object]:
+        if own := sorted({"seed", "size"} & args.keys()):
+            raise ValueError(f"{own[0]!r} has no effect here; set data.reasoning_gym.seed, num_train and num_eval")
+        return args
+
+
 class DataConfig(Section):
     """The data set: files, a hub data set, or one of the generators."""
 
@@ -52,6 +84,8 @@ class DataConfig(Section):
     """Generate arithmetic problems instead of reading files."""
     countdown: CountdownConfig | None = None
     """Generate countdown problems instead of reading files."""
+    reasoning_gym: ReasoningGymConfig | None = None
+    """Generate problems of a task of reasoning-gym instead of reading files."""
     prompt_column: str = "prompt"
     """Column with the prompt: a text, or a list of {role, content} messages."""
     answer_column: str = "answer"
@@ -75,12 +109,11 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> "DataConfig":
-        sources = {"train": self.train, "arithmetic": self.arithmetic, "countdown": self.countdown}
-        chosen = [f"data.{name}" for name, value in sources.items() if value is not None]
+        chosen = [f"data.{name}" for name in ("train", *GENERATORS) if getattr(self, name) is not None]
         if len(chosen) != 1:
             raise ValueError(
-                "set exactly one of data.train (files or a hub data set), data.arithmetic and data.countdown; "
-                f"set now: {', '.join(chosen) or 'none'}"
+                "set exactly one of data.train (files or a hub data set) and "
+                f"{', '.join(f'data.{name}' for name in GENERATORS)}; set now: {', '.join(chosen) or 'none'}"
             )
         if self.train is None and self.eval is not None:
             raise ValueError(f"data.eval has no effect with {chosen[0]}, which makes its own held-out set")
