@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayTaskError
 
-from actors.scorer import ScorerReplica, ScorerSpec, environment
+from actors.scorer import ScorerRank, ScorerSpec
+from actors.scorer_replica import ReplicaLost, ScorerReplica
 from rewards.contract import RewardError, RewardInput, RewardOutage, Score, Status
 from trainers.model_files import check_reward_model
 
@@ -23,10 +23,6 @@ logger = logging.getLogger(__name__)
 
 _ITEMS_PER_PIECE = 64
 _MOST_LOSSES = 2  # a piece that took so many replicas with it is not tried on another
-
-
-class _ReplicaLost(Exception):
-    """A replica that can't serve any more; the message says why."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -50,14 +46,14 @@ class _Piece:
 class ScorerFleet:
     """Fulfils `rewards.contract.Scorer`. All methods but `check` belong to one event loop."""
 
-    replica: type[ScorerReplica] = ScorerReplica
+    rank_type: type[ScorerRank] = ScorerRank
 
     def __init__(self, spec: ScorerSpec, options: Mapping[str, Any] | None = None) -> None:
-        """`options`: Ray's options for each replica's actor, its placement above all."""
+        """`options`: Ray's options for each actor, its placement above all."""
         path = Path(spec.model_path).expanduser()
         # Actors work in another folder.
         self._spec = replace(spec, model_path=str(path.resolve())) if path.exists() else spec
-        self.actors: dict[str, Any] = {}  # by the replica's name
+        self.replicas: dict[str, ScorerReplica] = {}  # by name
         self._options = options or {}
         self._queue: asyncio.Queue[_Piece] = asyncio.Queue()
         self._waiting: set[_Piece] = set()
@@ -74,7 +70,7 @@ class ScorerFleet:
             raise RewardError(f"rewards: {self._spec.name}: {error}") from error
 
     async def start(self, *, use_gpu: bool = False) -> None:
-        """Start all replicas at once, each on a GPU of its own if `use_gpu`; returns when each holds the model."""
+        """Start all replicas at once, each rank on a GPU of its own if `use_gpu`; returns when each holds the model."""
         self._use_gpu = use_gpu
         await asyncio.gather(*(self.add_replica() for _ in range(self._spec.config.num_replicas)))
 
@@ -115,54 +111,35 @@ class ScorerFleet:
         self._fail(RewardOutage(f"the replicas of {self._spec.name} were ended"))
 
     async def _live(self, name: str, started: asyncio.Future[None]) -> None:
-        """A replica's place in the fleet: the process that fills it is replaced when it is lost."""
+        """A replica's place in the fleet: what fills it is replaced when it is lost."""
         for restarts_left in reversed(range(self._spec.config.max_restarts + 1)):
-            self.actors[name] = actor = self._new_actor()
+            replica = ScorerReplica(self._spec, self.rank_type, self._options, use_gpu=self._use_gpu)
+            self.replicas[name] = replica
             try:
-                await self._load(actor)
+                await replica.start()
                 if not started.done():
                     started.set_result(None)
-                await self._serve(actor)
-            except _ReplicaLost as loss:
+                await self._serve(replica)
+            except ReplicaLost as loss:
                 if restarts_left == 0:
                     raise RewardOutage(f"{name} was lost too often; the last time: {loss}") from None
-                logger.warning("%s: %s; a new process takes its place", name, loss)
+                logger.warning("%s: %s; another takes its place", name, loss)
             finally:
-                ray.kill(self.actors.pop(name))
+                self.replicas.pop(name).end()
 
-    def _new_actor(self) -> Any:
-        config = self._spec.config
-        resources = {"num_cpus": config.threads_per_replica, "num_gpus": 1 if self._use_gpu else 0}
-        variables = environment(config, self._use_gpu)
-        # With Ray's own restarts a replica would come back without its model.
-        defaults = resources | {"runtime_env": {"env_vars": variables}, "max_restarts": 0}
-        return ray.remote(self.replica).options(**(defaults | dict(self._options))).remote(self._spec)
-
-    async def _load(self, actor: Any) -> None:
-        limit = self._spec.config.start_timeout_seconds
-        try:
-            await asyncio.wait_for(actor.start.remote(), limit)
-        except RayTaskError as error:  # another process would fare no better
-            raise RewardError(f"rewards: {self._spec.name}: {error.cause}") from None
-        except (RayError, TimeoutError) as error:
-            raise _ReplicaLost(f"did not load the model within {limit:g} s ({type(error).__name__})") from None
-
-    async def _serve(self, actor: Any) -> NoReturn:
-        """Take pieces for ever. A piece that raises is at fault itself; one that ends the process may not be."""
+    async def _serve(self, replica: ScorerReplica) -> NoReturn:
+        """Take pieces for ever. A piece that raises is at fault itself; one that ends the replica may not be."""
         while True:
             piece = await self._queue.get()
             if piece.future.done():
                 continue
             try:
-                piece.resolve(
-                    await asyncio.wait_for(actor.score.remote(piece.items), self._spec.config.timeout_seconds)
-                )
+                piece.resolve(await replica.score(piece.items))
             except RayTaskError as error:
                 piece.fail(f"{type(error.cause).__name__}: {error.cause}")
-            except (RayError, TimeoutError) as error:
-                reason = f"{type(error).__name__} while it scored {len(piece.items)} samples"
-                self._give_back(piece, reason)
-                raise _ReplicaLost(reason) from None
+            except ReplicaLost as loss:
+                self._give_back(piece, str(loss))
+                raise
 
     def _give_back(self, piece: _Piece, reason: str) -> None:
         piece.num_losses += 1

@@ -6,7 +6,6 @@ The group lives and dies as a whole: collectives need every rank, so one that fa
 import asyncio
 import logging
 import os
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from actors.rendezvous import free_address, set_rank_environment
 from experience.records import Batch, BlockHandle, Weights
 from trainers import checkpoint
 from trainers.learner import LearnerSpec
@@ -51,10 +51,8 @@ class TrainerRank:
         self._trainer: RankTrainer
 
     def address(self) -> tuple[str, int]:
-        """This node's address, and a port that is free on it."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+        """See `free_address`."""
+        return free_address()
 
     def pid(self) -> int:
         """This rank's process."""
@@ -62,7 +60,8 @@ class TrainerRank:
 
     def start(self, master: tuple[str, int], is_single_host: bool) -> StartFacts:
         """Join the group whose rank 0 listens at `master`, and make the model and its engine."""
-        _set_rank_environment(self._spec, self._rank, master, is_single_host)
+        is_local = is_single_host and not self._spec.use_gpu
+        set_rank_environment(self._rank, self._spec.trainer.num_ranks, master, is_local=is_local)
         begun = time.monotonic()
         from trainers.assembly import assemble
         from trainers.zero import join_process_group
@@ -273,21 +272,6 @@ def _actor_options(spec: LearnerSpec) -> dict[str, Any]:
         "max_restarts": 0,
         "runtime_env": {"env_vars": environment},
     }
-
-
-def _set_rank_environment(spec: LearnerSpec, rank: int, master: tuple[str, int], is_single_host: bool) -> None:
-    """What torch.distributed reads when the group is joined; the address is known only now."""
-    host, port = master
-    if is_single_host and not spec.use_gpu:
-        host = "127.0.0.1"
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    os.environ.update(
-        RANK=str(rank),
-        WORLD_SIZE=str(spec.trainer.num_ranks),
-        LOCAL_RANK="0",  # Ray shows each rank its own device only
-        MASTER_ADDR=host,
-        MASTER_PORT=str(port),
-    )
 
 
 def _absolute(folder: Path) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,11 @@ import torch
 from jinja2 import TemplateError
 from numpy.typing import NDArray
 from torch import Tensor
+from torch import distributed as dist
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from configs.schema.model import Dtype
+from configs.schema.training import TrainerConfig
 from experience.encoding import Encoder
 from experience.tokenizer import load_tokenizer
 from rewards.contract import RewardError, RewardInput, Score, Status
@@ -32,12 +34,19 @@ class ScoringModel:
     Any thread may call it; one forward runs at a time.
     """
 
-    def __init__(self, path: str, *, dtype: Dtype = "float32", tokens_per_batch: int = 8192) -> None:
-        """Loads it, onto the GPU where there is one. ValueError for a checkpoint that is no reward model."""
+    def __init__(
+        self, path: str, *, dtype: Dtype = "float32", tokens_per_batch: int = 8192, ranks: TrainerConfig | None = None
+    ) -> None:
+        """Loads it, onto the GPU where there is one. ValueError for a checkpoint that is no reward model.
+
+        `ranks`: the group of ranks that this process has joined, to hold the model together with them.
+        """
         self._encoder = Encoder(load_tokenizer(path))
-        self._model = _load(path, dtype)
+        model = _load(path, dtype)
+        self._config = model.config
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model.to(self._device)  # type: ignore[arg-type]
+        self._rank, self._num_ranks = (dist.get_rank(), ranks.num_ranks) if ranks else (0, 1)
+        self._model: Callable[..., Any] = _partitioned(model, ranks, dtype) if ranks else _moved(model, self._device)
         self._mean, self._std = reward_normalization(path)
         self._tokens_per_batch = tokens_per_batch
         self._forward_lock = threading.Lock()
@@ -54,6 +63,14 @@ class ScoringModel:
 
     def score_blocking(self, items: Sequence[RewardInput]) -> list[Score]:
         """`score` for callers without an event loop."""
+        scores = self.score_share(items)
+        return [scores[row] for row in range(len(items))]
+
+    def score_share(self, items: Sequence[RewardInput]) -> dict[int, Score]:
+        """Scores by the item's place: of every item, or of this rank's share of them, which it takes from the batches.
+
+        All ranks enter with the same items.
+        """
         scores: dict[int, Score] = {}
         sequences: dict[int, NDArray[np.int32]] = {}
         for row, item in enumerate(items):
@@ -61,11 +78,16 @@ class ScoringModel:
                 sequences[row] = self._tokens(item)
             except (ValueError, TemplateError) as error:
                 scores[row] = Score(value=None, status=Status.ERROR, detail=str(error))
-        budget = self._tokens_per_batch if self._model.config.pad_token_id is not None else 0
-        for rows in token_batches({row: len(tokens) for row, tokens in sequences.items()}, budget):
+        budget = self._tokens_per_batch if self._config.pad_token_id is not None else 0
+        batches = list(token_batches({row: len(tokens) for row, tokens in sequences.items()}, budget))
+        for first in range(0, len(batches), self._num_ranks):
+            own = first + self._rank
+            # A rank without a batch of its own computes along: the others need its share of the weights.
+            rows = batches[min(own, len(batches) - 1)]
             values = self._values([sequences[row] for row in rows])
-            scores |= {row: self._score(value) for row, value in zip(rows, values, strict=True)}
-        return [scores[row] for row in range(len(items))]
+            if own < len(batches):
+                scores |= {row: self._score(value) for row, value in zip(rows, values, strict=True)}
+        return scores
 
     def _tokens(self, item: RewardInput) -> NDArray[np.int32]:
         """The sample as the model reads it; ValueError when it is too long or its template refuses it."""
@@ -75,17 +97,17 @@ class ScoringModel:
             (tokens,) = self._encoder.encode(self._encoder.render([messages], generation=False))
         else:
             (tokens,) = self._encoder.encode_plain([item.prompt + item.response])
-        longest = getattr(self._model.config, "max_position_embeddings", None)
+        longest = getattr(self._config, "max_position_embeddings", None)
         if not len(tokens) or (longest is not None and len(tokens) > longest):
             raise ValueError(f"a text of {len(tokens)} tokens; the reward model takes 1 to {longest or 'any number'}")
         return tokens
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: ZeRO-3 would gather weights that it could not release
     def _values(self, sequences: Sequence[NDArray[np.int32]]) -> list[float]:
         """The model's raw value for each sequence."""
         longest = max(map(len, sequences))
         shape = (len(sequences), longest)
-        input_ids = torch.full(shape, self._model.config.pad_token_id or 0)  # [B, T], padded on the right
+        input_ids = torch.full(shape, self._config.pad_token_id or 0)  # [B, T], padded on the right
         for row, tokens in enumerate(sequences):
             input_ids[row, : len(tokens)] = torch.from_numpy(tokens)
         lengths = torch.tensor([len(tokens) for tokens in sequences])
@@ -128,3 +150,13 @@ def _load(path: str, dtype: Dtype) -> PreTrainedModel:
     if wrong:
         raise ValueError(f"{path}: weights missing or of the wrong shape: {', '.join(wrong[:5])}")
     return model.eval()
+
+
+def _moved(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    return model.to(device)  # type: ignore[arg-type]
+
+
+def _partitioned(model: PreTrainedModel, ranks: TrainerConfig, dtype: Dtype) -> Callable[..., Any]:
+    from trainers.zero import FrozenModel  # DeepSpeed takes seconds, which a single process should not spend
+
+    return FrozenModel(model, ranks, dtype=dtype)

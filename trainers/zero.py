@@ -178,9 +178,17 @@ class FrozenModel:
         module.requires_grad_(False).eval()
         self._is_partitioned = trainer.zero_stage == 3
         self._module = module
-        self._model: Any = module.to(_device())
+        self._model: Any = module
         if self._is_partitioned:
-            self._model = deepspeed.initialize(model=module, config=_deepspeed_config(None, trainer, dtype))[0]
+            config = _deepspeed_config(None, trainer, dtype)
+            # Before anything is moved: the whole of it may not fit the device.
+            deepspeed.zero.Init(module=module, config_dict_or_path=config)
+            for buffer in module.buffers():
+                buffer.data = buffer.data.to(_device())
+            self._model = deepspeed.initialize(model=module, config=config)[0]
+            _bound_waits(trainer.collective_timeout_seconds)
+        else:
+            module.to(_device())
 
     @torch.no_grad()
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -107,12 +107,14 @@ class RewardModelConfig(Section):
 
     num_replicas: int = Field(default=1, ge=1)
     """Copies of each reward model; whichever is idle takes the next samples."""
+    ranks_per_replica: int = Field(default=1, ge=1)
+    """Processes, one device each, that hold one copy together by ZeRO-3: for a model that fits no single device."""
     dtype: Dtype = "float32"
     """Precision of its weights and of the forward pass."""
     tokens_per_batch: int = Field(default=8192, ge=1)
     """Tokens of one forward pass, padding included; a longer text goes alone."""
     threads_per_replica: int = Field(default=1, ge=1)
-    """CPU threads of one replica."""
+    """CPU threads of each of its processes."""
     start_timeout_seconds: float = Field(default=600, gt=0)
     """Longest time that a replica may take to load its model."""
     timeout_seconds: float = Field(default=300, gt=0)

@@ -5,13 +5,15 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+from transformers import AutoModelForSequenceClassification
 
-from actors.scorer import ScorerReplica, ScorerSpec
+from actors.scorer import ScorerRank, ScorerSpec
 from actors.scorer_fleet import ScorerFleet
 from configs.schema.rewards import RewardModelConfig, RewardPoolConfig, RewardSpec
 from rewards.contract import RewardError, RewardInput, RewardOutage, Status
@@ -50,8 +52,22 @@ def spec_of(model: Path, **config: Any) -> ScorerSpec:
     return ScorerSpec(name="taste", model_path=str(model), config=RewardModelConfig(**config))
 
 
-class PoisonedReplica(ScorerReplica):
-    """A replica that one response kills, and that another one makes raise."""
+class WeighedRank(ScorerRank):
+    """A rank that says in each score how many weights it holds between forward passes."""
+
+    def score(self, items: Any) -> Any:
+        scores = super().score(items)
+        share: Any = self._model._model
+        held = sum(parameter.numel() for parameter in share._module.parameters())
+        return {row: replace(score, detail=str(held)) for row, score in scores.items()}
+
+
+class WeighedFleet(ScorerFleet):
+    rank_type = WeighedRank
+
+
+class PoisonedRank(ScorerRank):
+    """A rank that one response kills, and that another one makes raise."""
 
     def score(self, items: Any) -> Any:
         responses = [item.response for item in items]
@@ -63,7 +79,7 @@ class PoisonedReplica(ScorerReplica):
 
 
 class PoisonedFleet(ScorerFleet):
-    replica = PoisonedReplica
+    rank_type = PoisonedRank
 
 
 def test_replicas_share_the_work_and_answer_in_order(model: Path, run: Run) -> None:
@@ -88,8 +104,8 @@ def test_a_lost_replica_is_replaced_and_its_samples_are_judged(model: Path, run:
         before = await fleet.score(ITEMS)
         waiting = asyncio.create_task(fleet.score(ITEMS))
         await asyncio.sleep(0.01)
-        (actor,) = fleet.actors.values()
-        ray.kill(actor)
+        (replica,) = fleet.replicas.values()
+        replica.end()
         try:
             return before, await waiting
         finally:
@@ -97,6 +113,35 @@ def test_a_lost_replica_is_replaced_and_its_samples_are_judged(model: Path, run:
 
     before, after = run(scores())
     assert [score.value for score in after] == pytest.approx([score.value for score in before], abs=1e-4)
+
+
+def test_ranks_hold_a_model_together_answer_like_a_whole_copy_and_are_lost_together(run: Run, tmp_path: Path) -> None:
+    """One rank of two is killed while both score: the replica is replaced, and the samples are judged by the next."""
+    # Larger than what ZeRO-3 leaves whole on every rank.
+    folder = make_reward_model(tmp_path, intermediate_size=512)
+    whole = AutoModelForSequenceClassification.from_pretrained(folder)
+    expected = [score.value for score in ScoringModel(str(folder)).score_blocking(ITEMS)]
+    fleet = WeighedFleet(spec_of(folder, ranks_per_replica=2, max_restarts=1, tokens_per_batch=500))
+
+    async def scores() -> tuple[list[Any], list[Any], bool]:
+        await fleet.start()
+        (first,) = fleet.replicas.values()
+        before = await fleet.score(ITEMS)
+        waiting = asyncio.create_task(fleet.score(ITEMS))
+        await asyncio.sleep(0.01)
+        ray.kill(first.ranks[1])
+        try:
+            after = await waiting
+            (second,) = fleet.replicas.values()
+            return before, after, first is second
+        finally:
+            await fleet.close()
+
+    before, after, is_same_replica = run(scores())
+    assert [score.value for score in before] == pytest.approx(expected, abs=1e-5)
+    assert [score.value for score in after] == pytest.approx(expected, abs=1e-5)
+    assert not is_same_replica
+    assert max(int(score.detail) for score in before) < whole.num_parameters() / 2
 
 
 def test_poison_costs_its_own_samples_and_the_last_replica_ends_the_fleet(model: Path, run: Run) -> None:

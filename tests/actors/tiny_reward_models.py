@@ -11,11 +11,17 @@ from rewards.contract import RewardInput
 from tests.actors.tiny_policies import SIZE
 
 
-def make_reward_model(folder: Path, *, architecture: str = "qwen3", num_labels: int = 1, seed: int = 0) -> Path:
+def make_reward_model(
+    folder: Path, *, architecture: str = "qwen3", num_labels: int = 1, seed: int = 0, **size: int
+) -> Path:
     """A sequence classifier with random weights and the character tokenizer, saved to `folder`."""
     tokenizer = build_tokenizer(TokenizerConfig(kind="characters"), ())
     config = AutoConfig.for_model(
-        architecture, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, num_labels=num_labels, **SIZE
+        architecture,
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        num_labels=num_labels,
+        **(SIZE | size),
     )
     torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_config(config)

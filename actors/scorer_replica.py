@@ -1,0 +1,87 @@
+"""A replica of a reward model: one process, or several that hold it together and end together."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from actors.scorer import ScorerRank, ScorerSpec, environment
+from rewards.contract import RewardError, RewardInput, Score
+
+_SECONDS_FOR_OTHER_RANKS = 2.0  # after a first failure: the others' tell whether a rank died
+
+
+class ReplicaLost(Exception):
+    """A replica that can't serve any more; the message says why."""
+
+
+class ScorerReplica:
+    """All ranks of one replica, as the fleet sees them."""
+
+    def __init__(
+        self, spec: ScorerSpec, rank_type: type[ScorerRank], options: Mapping[str, Any], *, use_gpu: bool
+    ) -> None:
+        """`options`: Ray's options for each rank's actor, its placement above all."""
+        config = spec.config
+        defaults = {
+            "num_cpus": config.threads_per_replica,
+            "num_gpus": 1 if use_gpu else 0,
+            "runtime_env": {"env_vars": environment(config, use_gpu)},
+            "max_restarts": 0,  # with Ray's own restarts a rank would come back without its model
+        }
+        actor = ray.remote(rank_type).options(**(defaults | dict(options)))
+        self._spec = spec
+        self.ranks: list[Any] = [actor.remote(spec, rank, use_gpu) for rank in range(config.ranks_per_replica)]
+
+    async def start(self) -> None:
+        """Load the model. RewardError when it can't be used, ReplicaLost when a process ended or took too long."""
+        limit = self._spec.config.start_timeout_seconds
+        try:
+            async with asyncio.timeout(limit):
+                addresses = await self._call("address")
+                await self._call("start", addresses[0], len({host for host, _ in addresses}) == 1)
+        except RayTaskError as error:  # another process would fare no better
+            raise RewardError(f"rewards: {self._spec.name}: {error.cause}") from None
+        except (RayError, TimeoutError) as error:
+            raise ReplicaLost(f"did not load the model within {limit:g} s ({type(error).__name__})") from None
+
+    async def score(self, items: Sequence[RewardInput]) -> list[Score]:
+        """One score for each item, in order. ReplicaLost when it can't serve any more.
+
+        RayTaskError when the samples are at fault; never from several ranks, which have lost step with each other
+        when one of them raises.
+        """
+        try:
+            async with asyncio.timeout(self._spec.config.timeout_seconds):
+                shares = await self._call("score", items)
+        except RayTaskError as error:
+            if len(self.ranks) == 1:
+                raise
+            what = f"{type(error.cause).__name__} on one of {len(self.ranks)} ranks"
+            raise ReplicaLost(f"{what} while it scored {len(items)} samples") from None
+        except (RayError, TimeoutError) as error:
+            raise ReplicaLost(f"{type(error).__name__} while it scored {len(items)} samples") from None
+        scores = {row: score for share in shares for row, score in share.items()}
+        return [scores[row] for row in range(len(items))]
+
+    def end(self) -> None:
+        """End every rank at once."""
+        for rank in self.ranks:
+            ray.kill(rank)
+
+    async def _call(self, method: str, *arguments: Any) -> list[Any]:
+        """The method's results, one a rank; the first failure else, and a rank's death before what it caused."""
+        calls = [asyncio.wrap_future(getattr(rank, method).remote(*arguments).future()) for rank in self.ranks]
+        try:
+            _, pending = await asyncio.wait(calls, return_when=asyncio.FIRST_EXCEPTION)
+            if pending:
+                await asyncio.wait(pending, timeout=_SECONDS_FOR_OTHER_RANKS)
+            errors = [error for call in calls if call.done() and (error := call.exception())]
+            if errors:
+                raise next((error for error in errors if isinstance(error, RayActorError)), errors[0])
+            return [call.result() for call in calls]
+        finally:
+            for call in calls:
+                call.cancel()
