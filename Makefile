@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # Python compiles each file once, not in every actor.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup gym demo test lint bench clean
 
 setup: $(VENV)/ready
 
@@ -19,6 +19,10 @@ $(VENV)/ready: requirements-cpu.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-cpu.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
+
+# What the extra reasoning-gym needs; one package of it is compiled, so a C compiler must be there.
+gym: setup
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-gym.lock
 
 demo: setup
 	$(BIN)/wutong demo
