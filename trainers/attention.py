@@ -5,7 +5,7 @@ their queries, keys and values are gathered to [S, H, L, D], attended causally i
 Padding stands at the right, where causality alone keeps it out of every real token's view: no mask is made.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.flash_attention import flash_attention_forward
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from trainers.packed import Packed
+from trainers.parallel import Layout
 
 # T tokens; a bucket has S sequences, L tokens the longest of them; H heads, D head dimension
 
 SEGMENTS = "segments"
+FLASH = "flash_attention_2"
+
+Attend = Callable[..., tuple[Tensor, None]]
 
 # A sequence joins a bucket if it wastes at most a quarter of its row, or too little to be worth a call.
 _MIN_FILL = 0.75
@@ -45,14 +50,24 @@ class Segments:
 def attention_for(device: torch.device, dtype: torch.dtype) -> str:
     """The attn_implementation to ask transformers for."""
     has_kernels = device.type == "cuda" and dtype != torch.float32 and is_flash_attn_2_available()
-    return "flash_attention_2" if has_kernels else SEGMENTS
+    return FLASH if has_kernels else SEGMENTS
 
 
 def attention_arguments(packed: Packed, implementation: str) -> Mapping[str, Any]:
-    """What the attention function needs to know of the pack; goes through the model's keyword arguments."""
+    """What the attention function needs to know of the pack; goes through the model's keyword arguments.
+
+    ValueError when several ranks share the pack and the implementation is none that can be shared.
+    """
+    shared = {} if packed.layout.size == 1 else {"layout": packed.layout, "num_tokens": packed.num_tokens}
+    if shared and implementation not in (SEGMENTS, FLASH):
+        raise ValueError(
+            f"trainer.sequence_parallel_size={packed.layout.size} with attention {implementation!r}: only {SEGMENTS!r} "
+            f"and {FLASH!r} can be shared by ranks; set trainer.sequence_parallel_size=1"
+        )
     if implementation == SEGMENTS:
-        return {"segments": plan_segments(packed.lengths, packed.input_ids.device)}
+        return {"segments": plan_segments(packed.lengths, packed.input_ids.device), **shared}
     return {
+        **shared,
         "cu_seq_lens_q": packed.cu_seqlens,
         "cu_seq_lens_k": packed.cu_seqlens,
         "max_length_q": packed.max_seqlen,
@@ -131,5 +146,28 @@ def _check_window(sliding_window: int | None, max_length: int) -> None:
         )
 
 
-AttentionInterface.register(SEGMENTS, attend_segments)
+def shareable(attend: Attend) -> Attend:
+    """The attention function, also for packs whose tokens several ranks share: each attends for some heads."""
+
+    def attend_shared(  # noqa: PLR0913  the signature is what transformers calls
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        *,
+        layout: Layout | None = None,
+        num_tokens: int = 0,
+        **options: Any,
+    ) -> tuple[Tensor, None]:
+        if layout is None:
+            return attend(module, query, key, value, attention_mask, **options)
+        q, k, v = (layout.heads_of(states, num_tokens) for states in (query, key, value))
+        return layout.tokens_of(attend(module, q, k, v, attention_mask, **options)[0]), None
+
+    return attend_shared
+
+
+AttentionInterface.register(SEGMENTS, shareable(attend_segments))
+AttentionInterface.register(FLASH, shareable(flash_attention_forward))
 AttentionMaskInterface.register(SEGMENTS, lambda *args, **kwargs: None)

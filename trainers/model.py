@@ -12,7 +12,7 @@ from trainers.attention import SEGMENTS, attention_arguments, attention_for
 from trainers.logprobs import LogProbHead
 from trainers.packed import Packed, pack_tokens
 
-# T tokens, D hidden size
+# T tokens, S of them on this rank, D hidden size
 
 _DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _NAME_PREFIX = "causal_lm."
@@ -57,20 +57,30 @@ class PolicyModel(nn.Module):
 
         At t they are those of the distribution that token t was drawn from: logits / temperature at t - 1.
         """
-        places = packed.response_mask.nonzero().squeeze(1)
-        hidden = hidden_states(self.causal_lm, packed).index_select(0, places - 1)
-        logprobs, entropies = self.head(hidden, packed.input_ids[places], temperature)
-        nowhere = logprobs.new_zeros(packed.num_tokens)
-        return nowhere.index_put((places,), logprobs), nowhere.index_put((places,), entropies)
+        layout = packed.layout
+        # Place t tells of token t + 1. A pack's last token has none after it, and its first is never counted.
+        places = layout.own(packed.response_mask.roll(-1)).nonzero().squeeze(1)
+        targets = layout.own(packed.input_ids.roll(-1))[places]
+        hidden = hidden_states(self.causal_lm, packed)
+        scores = self.head(hidden.index_select(0, places), targets, temperature)
+        nowhere = scores[0].new_zeros(len(hidden))
+        logprobs, entropies = (
+            layout.gather(nowhere.index_put((places,), score), packed.num_tokens).roll(1) for score in scores
+        )
+        return logprobs, entropies
 
 
 def hidden_states(causal_lm: PreTrainedModel, packed: Packed) -> Tensor:
-    """The body's last hidden states, [T, D]: what a head of any kind reads."""
+    """The body's last hidden states of the rank's own tokens, [S, D]: what a head of any kind reads.
+
+    Without sequence parallelism the own tokens are all: S = T. `packed.layout.gather` makes what a head says of
+    them, [S, ...], the whole pack's [T, ...]. Every rank that shares the pack must enter both.
+    """
     arguments = attention_arguments(packed, causal_lm.config._attn_implementation or SEGMENTS)
     # A mask or a cache would make transformers take the pack for one sequence, without a word.
     output = causal_lm.base_model(
-        input_ids=packed.input_ids[None],
-        position_ids=packed.position_ids[None],
+        input_ids=packed.layout.own(packed.input_ids)[None],
+        position_ids=packed.layout.own(packed.position_ids)[None],
         attention_mask=None,
         use_cache=False,
         **arguments,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experience.records import Item, MicroBatch, TokenBlock
+from trainers.parallel import ALONE, Layout
 
 # N sequences, T tokens
 
@@ -33,6 +34,7 @@ class Packed:
     versions: Tensor  # [T] int32, -1 outside response_mask
     advantages: Tensor  # [T] float32: the sequence's scalar on its response tokens, 0 elsewhere
     rewards: Tensor  # [N] float32: of the whole sequence
+    layout: Layout = ALONE  # the ranks that share the tokens in the model's forward pass
 
     @property
     def num_tokens(self) -> int:
@@ -48,6 +50,10 @@ class Packed:
     def max_seqlen(self) -> int:
         """Tokens of the longest sequence."""
         return max(self.lengths)
+
+    def over(self, layout: Layout) -> "Packed":
+        """The same, its tokens shared by the ranks of `layout`."""
+        return replace(self, layout=layout)
 
     def to(self, device: torch.device | str) -> "Packed":
         """The same on another device."""
@@ -135,6 +141,7 @@ def _packed(*, lengths: Sequence[int], tokens: NDArray[np.int32], **columns: NDA
         position_ids=torch.from_numpy(np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)),
         cu_seqlens=torch.from_numpy(starts.astype(np.int32)),
         sequence_ids=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)),
+        layout=ALONE,
         **{name: torch.from_numpy(column) for name, column in columns.items()},
     )
 
