@@ -166,9 +166,13 @@ class TrainerGroup:
         return (await self._call("evaluate", self._parts(batch)))[0]
 
     def _parts(self, batch: Batch) -> list[tuple[Batch, dict[int, BlockHandle]]]:
-        """The batch as each rank sees it, with the blocks that its micro-batches name."""
+        """The batch as each rank sees it, with the blocks that its micro-batches name.
+
+        Neighbours that share the tokens of each micro-batch see the same.
+        """
         blocks = _shared(batch.blocks)
-        parts = [batch.of_rank(rank) for rank in range(len(self._ranks))]
+        size = self._spec.trainer.sequence_parallel_size
+        parts = [batch.of_rank(rank // size) for rank in range(len(self._ranks))]
         return [(part, _named_blocks(part, blocks)) for part in parts]
 
     async def publish(self, version: int) -> Weights:

@@ -74,7 +74,7 @@ def make_mixer(
         SequenceStream(texts, seed=run.seed, shuffle=config.data.shuffle),
         count=config.sequences_per_update,
         coef=config.coef,
-        num_ranks=run.trainer.num_ranks,
+        num_ranks=run.trainer.num_data_ranks,
         tokens_per_micro_batch=run.trainer.tokens_per_micro_batch,
     )
 

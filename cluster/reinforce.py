@@ -67,7 +67,7 @@ def read_inputs(run: RlRun, folder: RunFolder) -> Inputs:
             "algorithm.correction=tis weighs them",
             run.rollout.max_staleness,
         )
-    check_model(run.model)
+    check_model(run.model, sequence_parallel_size=run.trainer.sequence_parallel_size)
     max_sequence_tokens = sequence_limit(run)
     tokenizer = trained_tokenizer(run)
     train, held_out = prompt_tables(run, tokenizer, folder)

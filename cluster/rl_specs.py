@@ -103,7 +103,7 @@ def batch_shape(run: RlRun) -> BatchShape:
     return BatchShape(
         mini_batches=run.algorithm.mini_batches,
         epochs=run.algorithm.epochs,
-        num_ranks=run.trainer.num_ranks,
+        num_ranks=run.trainer.num_data_ranks,
         tokens_per_micro_batch=run.trainer.tokens_per_micro_batch,
         max_response_tokens=run.rollout.sampling.max_response_tokens,
     )

@@ -48,7 +48,7 @@ class Inputs:
 
 def read_inputs(run: SupervisedStage, folder: RunFolder) -> Inputs:
     """Everything that can be wrong with a recipe is found here; ValueError says what."""
-    check_model(run.model)
+    check_model(run.model, sequence_parallel_size=run.trainer.sequence_parallel_size)
     check_length(run, "max_sequence_tokens", run.max_sequence_tokens)
     train_source, held_out_source = data_sources(run.data, folder)
     train = load_dataset(train_source)
@@ -159,7 +159,7 @@ def _batch(run: SupervisedStage, block: TokenBlock) -> Batch:
     plan = plan_block(
         block,
         number=0,
-        num_ranks=run.trainer.num_ranks,
+        num_ranks=run.trainer.num_data_ranks,
         tokens_per_micro_batch=run.trainer.tokens_per_micro_batch,
     )
     return Batch(blocks=(block,), mini_batches=(plan,))

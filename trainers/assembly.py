@@ -16,12 +16,14 @@ from trainers.model import (
     PolicyModel,
     SpecialTokens,
     check_packing,
+    check_sharing,
     checkpoint_name,
     enable_checkpointing,
     load_model,
     new_model,
 )
 from trainers.objective_trainer import ObjectiveTrainer
+from trainers.parallel import Layout, join_layout
 from trainers.policy import PolicyObjective
 from trainers.policy_trainer import PolicyTrainer
 from trainers.rank import RankTrainer
@@ -49,17 +51,22 @@ def assemble(spec: LearnerSpec) -> RankTrainer:
     np.random.seed(spec.seed)
     model = build_model(spec)
     check_packing(model)
+    layout = join_layout(spec.trainer.sequence_parallel_size, spec.trainer.collective_timeout_seconds)
+    check_sharing(model.causal_lm, layout)
     if spec.model.gradient_checkpointing:
         enable_checkpointing(model.causal_lm)
     engine = ZeroEngine(model, spec.optimizer, spec.trainer, dtype=spec.model.dtype, total_steps=spec.total_updates)
     objective = spec.objective
     if not isinstance(objective, PolicyObjective):
-        return ObjectiveTrainer(engine, objective, _frozen(spec) if objective.needs_reference else None)
+        return ObjectiveTrainer(
+            engine, objective, reference=_frozen(spec) if objective.needs_reference else None, layout=layout
+        )
     return PolicyTrainer(
         engine,
         objective,
         reference=_frozen(spec) if objective.algorithm.needs_reference else None,
-        critic=_critic(spec, objective) if objective.algorithm.needs_critic else None,
+        critic=_critic(spec, objective, layout) if objective.algorithm.needs_critic else None,
+        layout=layout,
     )
 
 
@@ -68,13 +75,14 @@ def _frozen(spec: LearnerSpec) -> FrozenModel:
     return FrozenModel(build_model(spec), spec.trainer, dtype=spec.model.dtype)
 
 
-def _critic(spec: LearnerSpec, objective: PolicyObjective) -> Critic:
+def _critic(spec: LearnerSpec, objective: PolicyObjective, layout: Layout) -> Critic:
     """A value model that starts from the policy's body, or from what `critic.path` holds."""
     config = spec.critic
     assert config is not None, "an algorithm with a critic comes with its config"
     if config.path is not None:
         spec = replace(spec, model=spec.model.model_copy(update={"path": config.path, "new": None}))
     model = value_model(build_model(spec).causal_lm)
+    check_sharing(model.body, layout)
     if spec.model.gradient_checkpointing:
         enable_checkpointing(model.body)
     trainer = spec.trainer.model_copy(update={"zero_stage": config.zero_stage})

@@ -10,7 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from configs.schema.model import Dtype, ModelConfig, NewModelConfig
 from trainers.attention import SEGMENTS, attention_arguments, attention_for
 from trainers.logprobs import LogProbHead
+from trainers.model_files import check_heads
 from trainers.packed import Packed, pack_tokens
+from trainers.parallel import ALONE, Layout
 
 # T tokens, S of them on this rank, D hidden size
 
@@ -163,16 +165,42 @@ def enable_checkpointing(model: PreTrainedModel) -> None:
 
 def check_packing(model: PolicyModel) -> None:
     """Raise RuntimeError unless sequences have the same hidden states in a pack as alone."""
-    device = next(model.parameters()).device
-    vocab_size = model.config.vocab_size
-    sequences = [[(7 * place + 3 * length) % vocab_size for place in range(length)] for length in (5, 9, 3, 9)]
-    with torch.no_grad():
-        together = hidden_states(model.causal_lm, pack_tokens(sequences).to(device))
-        alone = [hidden_states(model.causal_lm, pack_tokens([tokens]).to(device)) for tokens in sequences]
-    expected = torch.cat(alone).float()
-    difference = float((together.float() - expected).norm() / expected.norm())
-    if not difference <= _PACKING_TOLERANCE[together.dtype]:
+    sequences = _probe_sequences(model.causal_lm)
+    alone = [_probe(model.causal_lm, [tokens], ALONE) for tokens in sequences]
+    difference = _difference(_probe(model.causal_lm, sequences, ALONE), torch.cat(alone))
+    if difference is not None:
         raise RuntimeError(
             f"{type(model.causal_lm).__name__} with attn_implementation={model.config._attn_implementation!r} "
             f"mixes packed sequences (hidden states differ by {difference:.1e}); training would be wrong"
         )
+
+
+def check_sharing(model: PreTrainedModel, layout: Layout) -> None:
+    """Raise RuntimeError unless the ranks of `layout`, which all enter, find together what each finds alone."""
+    if layout.size == 1:
+        return
+    check_heads(model.config.num_attention_heads, layout.size)
+    sequences = _probe_sequences(model)
+    difference = _difference(_probe(model, sequences, layout), _probe(model, sequences, ALONE))
+    if difference is not None:
+        raise RuntimeError(
+            f"trainer.sequence_parallel_size={layout.size}: in {type(model).__name__} a token sees its own "
+            f"rank's tokens only (hidden states differ by {difference:.1e}); set it to 1"
+        )
+
+
+def _probe_sequences(model: PreTrainedModel) -> list[list[int]]:
+    vocab_size = model.config.vocab_size
+    return [[(7 * place + 3 * length) % vocab_size for place in range(length)] for length in (5, 9, 3, 9)]
+
+
+@torch.no_grad()
+def _probe(model: PreTrainedModel, sequences: list[list[int]], layout: Layout) -> Tensor:
+    packed = pack_tokens(sequences).to(next(model.parameters()).device).over(layout)
+    return layout.gather(hidden_states(model, packed), packed.num_tokens)
+
+
+def _difference(found: Tensor, expected: Tensor) -> float | None:
+    """The relative difference; None where it is rounding."""
+    difference = float((found.float() - expected.float()).norm() / expected.float().norm())
+    return None if difference <= _PACKING_TOLERANCE[found.dtype] else difference

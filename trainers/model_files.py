@@ -18,17 +18,30 @@ _EMBEDDING = "model.embed_tokens.weight"
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
 
 
-def check_model(config: ModelConfig) -> None:
-    """Raise ValueError, in one line, for a model that can't be made or loaded."""
+def check_model(config: ModelConfig, *, sequence_parallel_size: int = 1) -> None:
+    """Raise ValueError, in one line, for a model that can't be made, loaded, or shared by so many ranks."""
     if config.new is not None:
         _check_new(config.new)
+        check_heads(config.new.num_heads, sequence_parallel_size)
         return
     assert config.path is not None
     folder = Path(config.path).expanduser()
     if folder.is_dir():
         _check_folder(folder, config)
+        num_heads = _read_json(folder / "config.json").get("num_attention_heads")
+        check_heads(num_heads or sequence_parallel_size, sequence_parallel_size)
     else:
         _check_architecture(_hub_config(config.path), config)
+
+
+def check_heads(num_heads: int, sequence_parallel_size: int) -> None:
+    """ValueError unless so many ranks can share the attention heads evenly."""
+    if num_heads % sequence_parallel_size:
+        choices = ", ".join(str(number) for number in range(1, num_heads + 1) if num_heads % number == 0)
+        raise ValueError(
+            f"trainer.sequence_parallel_size={sequence_parallel_size}: the model's {num_heads} attention heads can't "
+            f"be shared evenly; choose one of {choices}"
+        )
 
 
 def check_reward_model(path: str) -> None:

@@ -74,19 +74,10 @@ def join_layout(size: int, timeout_seconds: float) -> Layout:
         return ALONE
     world, rank = dist.get_world_size(), dist.get_rank()
     timeout = datetime.timedelta(seconds=timeout_seconds)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     # Each rank enters the making of every group, also of those that it is no part of.
-    groups = [dist.new_group(list(range(start, start + size)), timeout=timeout) for start in range(0, world, size)]
+    groups = [dist.new_group(list(range(start, start + size)), timeout, backend) for start in range(0, world, size)]
     return Layout(rank=rank % size, size=size, group=groups[rank // size])
-
-
-def check_heads(num_heads: int, size: int) -> None:
-    """ValueError unless so many ranks can share the attention heads evenly."""
-    if num_heads % size:
-        choices = ", ".join(str(number) for number in range(1, num_heads + 1) if num_heads % number == 0)
-        raise ValueError(
-            f"trainer.sequence_parallel_size={size}: the model's {num_heads} attention heads can't be shared evenly; "
-            f"choose one of {choices}"
-        )
 
 
 class _Gather(torch.autograd.Function):

@@ -11,6 +11,7 @@ from algorithms.objective import LossOutput
 from algorithms.supervised import next_token_loss
 from experience.records import Batch, MicroBatch, MiniBatch, TokenBlock
 from trainers.packed import Packed, pack
+from trainers.parallel import ALONE, Layout
 from trainers.zero import ZeroEngine
 
 Blocks = Mapping[int, TokenBlock] | Sequence[TokenBlock]
@@ -19,16 +20,20 @@ LossOf = Callable[[MicroBatch], LossOutput]
 
 
 class Packs:
-    """The micro-batches of one batch as packs on the device, each made when it is first asked for."""
+    """The micro-batches of one batch as packs on the device, each made when it is first asked for.
 
-    def __init__(self, blocks: Blocks, device: torch.device) -> None:
+    `layout`: the ranks that share the tokens of each.
+    """
+
+    def __init__(self, blocks: Blocks, device: torch.device, layout: Layout = ALONE) -> None:
         self._blocks = blocks
         self._device = device
+        self._layout = layout
         self._made: dict[MicroBatch, Packed] = {}
 
     def __getitem__(self, micro_batch: MicroBatch) -> Packed:
         if micro_batch not in self._made:
-            self._made[micro_batch] = pack(self._blocks, micro_batch).to(self._device)
+            self._made[micro_batch] = pack(self._blocks, micro_batch).to(self._device).over(self._layout)
         return self._made[micro_batch]
 
 

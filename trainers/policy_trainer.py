@@ -11,6 +11,7 @@ from experience.records import Batch, MicroBatch, MiniBatch
 from trainers.critic import Critic
 from trainers.lanes import Lanes, TokenCredit, sequence_credit, token_credit
 from trainers.objective import Model
+from trainers.parallel import ALONE, Layout
 from trainers.passes import Blocks, LossOf, Packs, Scores, backward, mixed_in, own_micro_batches, score
 from trainers.policy import Forward, PolicyObjective
 from trainers.rank import summarise_steps
@@ -40,6 +41,7 @@ class PolicyTrainer:
         *,
         reference: FrozenModel | None = None,
         critic: Critic | None = None,
+        layout: Layout = ALONE,
     ) -> None:
         assert objective.algorithm.needs_reference == (reference is not None)
         assert objective.algorithm.needs_critic == (critic is not None)
@@ -47,6 +49,7 @@ class PolicyTrainer:
         self.critic = critic
         self._objective = objective
         self._reference = reference
+        self._layout = layout
 
     @property
     def engines(self) -> Mapping[str, ZeroEngine]:
@@ -80,7 +83,8 @@ class PolicyTrainer:
                 measured.append(self.critic.backward(mini_batch, prepared.packs, prepared.lanes, prepared.credit))
                 critic_steps.append(self.critic.engine.step())
         usage = Usage(started=started, mini_batches=batch.updates).measures(self.engine.device)
-        metrics = with_rates(reduce_over_ranks({**mean_of_updates(merge(measured), len(batch.updates)), **usage}))
+        measures = {**mean_of_updates(merge(measured), len(batch.updates)), **usage}
+        metrics = with_rates(reduce_over_ranks(measures, self._layout))
         if self.critic is not None:
             metrics = {**self.critic.finish(metrics), **summarise_steps(critic_steps, "critic")}
         return {**metrics, **(summarise_steps(policy_steps, "optimizer") if policy_steps else {})}
@@ -88,7 +92,7 @@ class PolicyTrainer:
     def _prepare(self, batch: Batch, blocks: Blocks) -> _Prepared:
         """Everything that must be known before the first update."""
         algorithm = _with_kl_coef(self._objective.algorithm, batch.kl_coef)
-        packs = Packs(blocks, self.engine.device)
+        packs = Packs(blocks, self.engine.device, self._layout)
         micro_batches = own_micro_batches(batch.mini_batches)
         lanes = self._score(micro_batches, packs, num_updates=len(batch.updates))
         if algorithm.has_token_rewards:

@@ -11,6 +11,7 @@ from torch import distributed as dist
 
 from algorithms.measures import Measure, Measures, MetricMax, MetricSum, from_vectors, to_vectors
 from experience.records import MiniBatch
+from trainers.parallel import Layout
 
 _TOKENS, _SEQUENCES, _SECONDS = "raw/tokens", "raw/sequences", "raw/seconds"
 
@@ -56,9 +57,11 @@ def mean_of_updates(measures: Measures, num_updates: int) -> dict[str, Measure]:
     }
 
 
-def reduce_over_ranks(measures: Measures) -> dict[str, float]:
+def reduce_over_ranks(measures: Measures, layout: Layout) -> dict[str, float]:
     """Final values over all ranks, which measured the same names."""
     sums, maxima = to_vectors(measures)
+    if layout.rank > 0:
+        sums.zero_()  # ranks that share micro-batches measure the same things, which count once
     dist.all_reduce(sums, op=dist.ReduceOp.SUM)
     dist.all_reduce(maxima, op=dist.ReduceOp.MAX)
     return from_vectors(measures, sums, maxima)

@@ -22,10 +22,9 @@ class ValueModel(nn.Module):
 
     def forward(self, packed: Packed) -> Tensor:
         """Values, [T] float32 or wider: at the tokens of `response_mask`, made of the tokens before; 0 elsewhere."""
-        places = packed.response_mask.nonzero().squeeze(1)
-        hidden = hidden_states(self.body, packed).index_select(0, places - 1)
-        values = self.head(hidden).squeeze(-1).float()
-        return values.new_zeros(packed.num_tokens).index_put((places,), values)
+        own = self.head(hidden_states(self.body, packed)).squeeze(-1).float()
+        values = packed.layout.gather(own, packed.num_tokens).roll(1)  # from each token to the next
+        return torch.where(packed.response_mask, values, 0)
 
 
 def value_model(causal_lm: PreTrainedModel) -> ValueModel:

@@ -260,13 +260,6 @@ def _check_offload(config: TrainerConfig) -> None:
     ):
         if is_set and not torch.cuda.is_available():
             raise ValueError(f"{key}=true: without a GPU there is nothing to offload from; set it to false")
-    if config.offload_parameters and config.zero_stage != 3:
-        raise ValueError(
-            f"trainer.offload_parameters=true with trainer.zero_stage={config.zero_stage}: only ZeRO-3 can; "
-            f"set trainer.zero_stage=3"
-        )
-    if config.offload_optimizer and config.zero_stage == 0:
-        raise ValueError("trainer.offload_optimizer=true with trainer.zero_stage=0: set trainer.zero_stage=1 or more")
 
 
 def _deepspeed_config(optimizer: OptimizerConfig | None, trainer: TrainerConfig, dtype: Dtype) -> dict[str, Any]:

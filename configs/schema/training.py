@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.schema.base import Section
 
@@ -35,6 +35,8 @@ class TrainerConfig(Section):
 
     num_ranks: int = Field(default=1, ge=1)
     """Processes, one device each."""
+    sequence_parallel_size: int = Field(default=1, ge=1)
+    """Neighbouring ranks that share the tokens of each micro-batch (Ulysses): longer sequences for their memory."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """What is partitioned over the ranks: 1 optimiser states, 2 and gradients, 3 and weights."""
     tokens_per_micro_batch: int = Field(default=4096, ge=16)
@@ -47,6 +49,31 @@ class TrainerConfig(Section):
     """CPU threads of one rank."""
     collective_timeout_seconds: float = Field(default=600, gt=0)
     """A collective that waits longer than this means a lost rank, and ends the group."""
+
+    @model_validator(mode="after")
+    def _ranks_divide(self) -> "TrainerConfig":
+        ranks, size = self.num_ranks, self.sequence_parallel_size
+        if ranks % size:
+            raise ValueError(
+                f"num_ranks={ranks} must be a multiple of sequence_parallel_size={size}; "
+                f"nearest: {-(-ranks // size) * size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _stage_offloads(self) -> "TrainerConfig":
+        if self.offload_parameters and self.zero_stage != 3:
+            raise ValueError(f"offload_parameters=true with zero_stage={self.zero_stage}: only 3 can; set zero_stage=3")
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ValueError(
+                "offload_optimizer=true with zero_stage=0: nothing is partitioned; set zero_stage=1 or more"
+            )
+        return self
+
+    @property
+    def num_data_ranks(self) -> int:
+        """Parts that a batch is dealt in: ranks that share tokens get the same part."""
+        return self.num_ranks // self.sequence_parallel_size
 
 
 class CriticConfig(Section):

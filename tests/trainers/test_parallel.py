@@ -18,8 +18,9 @@ from configs.schema.algorithm import AlgorithmConfig
 from tests.trainers.ranks import run_on_ranks
 from trainers.attention import attention_arguments
 from trainers.model import PolicyModel, SpecialTokens, enable_checkpointing, new_model
+from trainers.model_files import check_heads
 from trainers.packed import Packed, pack, pack_tokens
-from trainers.parallel import ALONE, Layout, check_heads, join_layout
+from trainers.parallel import ALONE, Layout, join_layout
 
 VOCAB_SIZE = 37
 LENGTHS = [5, 30, 2, 11, 7, 19, 3]  # 77 tokens: no number of ranks divides them, and every cut is inside a sequence
