@@ -107,12 +107,17 @@ def train_alone(spec: LearnerSpec, batches: list[Batch]) -> tuple[dict[str, torc
 
 def advantage_loss(model: torch.nn.Module, block: TokenBlock, item: Item) -> torch.Tensor:
     """Minus the advantage-weighted log-prob of the response: the policy gradient at ratio 1."""
+    return item.advantage * cross_entropy_loss(model, block, item, temperature=0.8)
+
+
+def cross_entropy_loss(model: torch.nn.Module, block: TokenBlock, item: Item, temperature: float = 1.0) -> torch.Tensor:
+    """Minus the log-prob of the response."""
     span = block.span(item.row)
     tokens = torch.from_numpy(block.tokens[span].astype(np.int64))
-    logits = model(tokens[None]).logits[0, :-1] / 0.8
+    logits = model(tokens[None]).logits[0, :-1] / temperature
     logprobs = logits.log_softmax(-1).gather(1, tokens[1:, None])[:, 0]
     counted = torch.from_numpy(block.response_mask[span].copy())[1:]
-    return -item.advantage * logprobs[counted].sum()
+    return -logprobs[counted].sum()
 
 
 @torch.no_grad()
