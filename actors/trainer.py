@@ -88,12 +88,9 @@ class TrainerRank:
     def publish(self, version: int) -> Weights | None:
         """The current weights, from rank 0; the others take part in gathering them."""
         from actors import weights
-        from trainers.model import checkpoint_name
+        from trainers.checkpoint_tensors import checkpoint_tensors
 
-        buckets = (
-            [(checkpoint_name(name), tensor) for name, tensor in bucket]
-            for bucket in self._trainer.engine.buckets(PUBLISH_BUCKET_BYTES)
-        )
+        buckets = (checkpoint_tensors(bucket) for bucket in self._trainer.engine.buckets(PUBLISH_BUCKET_BYTES))
         if self._rank == 0:
             return weights.publish(version, buckets)
         for _ in buckets:

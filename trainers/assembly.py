@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
+from trainers.checkpoint_tensors import checkpoint_tensors
 from trainers.critic import Critic
 from trainers.export import export_folder, write_description, write_weights
 from trainers.learner import LearnerSpec
@@ -17,7 +18,6 @@ from trainers.model import (
     SpecialTokens,
     check_packing,
     check_sharing,
-    checkpoint_name,
     enable_checkpointing,
     load_model,
     new_model,
@@ -98,9 +98,7 @@ def load_tokenizer(spec: LearnerSpec) -> Any:
 
 def export_policy(engine: ZeroEngine, spec: LearnerSpec, folder: Path) -> None:
     """Write the policy in Hugging Face format; all ranks enter, the first one writes."""
-    buckets = (
-        [(checkpoint_name(name), tensor) for name, tensor in bucket] for bucket in engine.buckets(EXPORT_BUCKET_BYTES)
-    )
+    buckets = (checkpoint_tensors(bucket) for bucket in engine.buckets(EXPORT_BUCKET_BYTES))
     if engine.rank != 0:
         for _ in buckets:
             pass

@@ -237,7 +237,9 @@ def test_weights_loaded_in_flight_sample_the_rest(worker: Any, qwen: Path, polic
     assert (1, 2) in seen, "the load came before the first token or after the last"
 
 
-@pytest.mark.parametrize(("architecture", "tied"), [("qwen3", False), ("llama", True), ("llama", False)])
+@pytest.mark.parametrize(
+    ("architecture", "tied"), [("qwen3", False), ("llama", True), ("llama", False), ("qwen3_moe", False)]
+)
 def test_after_a_load_the_policy_is_the_new_one(
     worker: Any, policies: Callable[..., Path], architecture: str, tied: bool
 ) -> None:

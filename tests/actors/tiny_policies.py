@@ -8,7 +8,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from configs.schema.model import TokenizerConfig
 from experience.tokenizer import build_tokenizer
+from trainers.checkpoint_tensors import checkpoint_tensors
 
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}  # of a mixture
 SIZE = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -24,7 +26,12 @@ def make_policy(folder: Path, *, architecture: str = "qwen3", tied: bool = True,
     """A model with random weights and the character tokenizer, saved to `folder`."""
     tokenizer = build_tokenizer(TokenizerConfig(kind="characters"), ())
     config = AutoConfig.for_model(
-        architecture, vocab_size=len(tokenizer), tie_word_embeddings=tied, eos_token_id=tokenizer.eos_token_id, **SIZE
+        architecture,
+        vocab_size=len(tokenizer),
+        tie_word_embeddings=tied,
+        eos_token_id=tokenizer.eos_token_id,
+        **SIZE,
+        **(EXPERTS if architecture.endswith("_moe") else {}),
     )
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config)
@@ -43,7 +50,7 @@ def load_policy(folder: Path) -> PreTrainedModel:
 
 def named_tensors(model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:
     """The tensors that a trainer publishes: each once, under the checkpoint's names."""
-    return list(model.named_parameters())
+    return checkpoint_tensors(model.named_parameters())
 
 
 @torch.no_grad()

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from configs.schema import ModelConfig, NewModelConfig
 from configs.schema.model import Architecture
+from trainers.checkpoint_tensors import checkpoint_tensors
 from trainers.model import (
     PolicyModel,
     SpecialTokens,
     check_packing,
-    checkpoint_name,
     enable_checkpointing,
     load_model,
     new_model,
@@ -139,11 +139,14 @@ def test_a_saved_model_loads_with_the_same_scores(tmp_path: Path) -> None:
     assert torch.equal(loaded(packed)[0], model(packed)[0])
 
 
-def test_parameters_have_the_checkpoints_names(tmp_path: Path) -> None:
-    model = tiny(tie_word_embeddings=False)
+@pytest.mark.parametrize("architecture", ["qwen3", "llama", "qwen2", "qwen3_moe"])
+def test_checkpoint_tensors_are_those_that_transformers_saves(tmp_path: Path, architecture: Architecture) -> None:
+    model = tiny(architecture, tie_word_embeddings=False)
     model.causal_lm.save_pretrained(tmp_path)
-    names = {checkpoint_name(name) for name, _ in model.named_parameters()}
-    assert names == set(load_file(tmp_path / "model.safetensors"))
+    tensors = dict(checkpoint_tensors(model.named_parameters()))
+    saved = load_file(tmp_path / "model.safetensors")
+    assert tensors.keys() == saved.keys()
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in saved.items())
 
 
 def test_a_checkpoint_without_some_weight_is_refused(tmp_path: Path) -> None:
