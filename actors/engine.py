@@ -108,6 +108,8 @@ class Engine:
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             initialize_layerwise_reload(self._model)
+            if not self._spec.use_gpu:
+                forget_expert_kernels(self._model)
             self._model.load_weights(tensors)  # type: ignore[operator]
             finalize_layerwise_reload(self._model, self._config.model_config)
             repack_tied_head(self._model)
@@ -186,6 +188,18 @@ def sampled_logprobs(output: EngineCoreOutput) -> list[float]:
     """Log-prob of each newly sampled token."""
     assert output.new_logprobs is not None, "every request asks for log-probs"
     return output.new_logprobs.logprobs[:, 0].tolist()
+
+
+def forget_expert_kernels(model: torch.nn.Module) -> None:
+    """Have the kernels of a mixture's experts made anew by the load that follows.
+
+    On CPUs vLLM packs the experts' weights when it makes their kernel, and only then: a load under a kernel
+    that is there leaves them unpacked, and the policy another one, silently.
+    """
+    for module in model.modules():
+        method: Any = getattr(module, "quant_method", None)
+        if hasattr(method, "moe_kernel"):
+            method.moe_kernel = None
 
 
 def repack_tied_head(model: torch.nn.Module) -> None:

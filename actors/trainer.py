@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from actors.rendezvous import free_address, set_rank_environment
 from experience.records import Batch, BlockHandle, Weights
@@ -76,14 +76,19 @@ class TrainerRank:
 
     def update(self, part: Batch, blocks: Mapping[int, BlockHandle]) -> dict[str, float]:
         """See `RankTrainer.update`; `blocks` are those that this rank's micro-batches name."""
-        return self._trainer.update(part, _resolve(blocks))
+        from trainers.memory import out_of_memory_told
+
+        with out_of_memory_told(self._spec.model, self._spec.trainer, part):
+            return self._trainer.update(part, _resolve(blocks))
 
     def evaluate(self, part: Batch, blocks: Mapping[int, BlockHandle]) -> dict[str, float]:
         """See `ObjectiveTrainer.evaluate`."""
+        from trainers.memory import out_of_memory_told
         from trainers.objective_trainer import ObjectiveTrainer
 
         assert isinstance(self._trainer, ObjectiveTrainer)
-        return self._trainer.evaluate(part, _resolve(blocks))
+        with out_of_memory_told(self._spec.model, self._spec.trainer, part):
+            return self._trainer.evaluate(part, _resolve(blocks))
 
     def publish(self, version: int) -> Weights | None:
         """The current weights, from rank 0; the others take part in gathering them."""
@@ -230,22 +235,28 @@ class TrainerGroup:
             return [call.result() for call in calls]
         if pending:
             await asyncio.wait(pending, timeout=SECONDS_FOR_OTHER_RANKS)
-        self._failure = f"{_describe_failure(method, calls)}; all {len(calls)} ranks were ended"
+        reason = _describe_failure(method, calls, self._spec.trainer.tokens_per_micro_batch)
+        self._failure = f"{reason}; all {len(calls)} ranks were ended"
         self.close()
         raise TrainerGroupError(self._failure)
 
 
-def _describe_failure(method: str, calls: Sequence[asyncio.Future[Any]]) -> str:
-    """A rank that died is the cause of what its peers complain about."""
+def _describe_failure(method: str, calls: Sequence[asyncio.Future[Any]], tokens_per_micro_batch: int) -> str:
+    """A rank that died is the cause of what its peers complain about. A kernel that kills for memory says no more."""
     errors = {rank: call.exception() for rank, call in enumerate(calls) if call.done() and call.exception()}
     for call in calls:
         call.cancel()
-    died = [rank for rank, error in errors.items() if isinstance(error, RayActorError)]
+    died = [rank for rank, error in errors.items() if isinstance(error, RayActorError | OutOfMemoryError)]
     rank = died[0] if died else min(errors)
     error = errors[rank]
     assert error is not None
     cause = error.cause if isinstance(error, RayTaskError) else error
-    what = "its process died" if died else f"{type(cause).__name__}: {_first_line(cause)}"
+    what = f"{type(cause).__name__}: {_first_line(cause)}"
+    if died:
+        what = (
+            f"its process died; if it was killed for want of memory, set trainer.tokens_per_micro_batch="
+            f"{tokens_per_micro_batch // 2} (now {tokens_per_micro_batch})"
+        )
     return f"trainer rank {rank} of {len(calls)} failed in {method}: {what}"
 
 

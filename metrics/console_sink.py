@@ -22,6 +22,7 @@ SHOWN: Final[Mapping[str, str]] = {
     "optimizer/grad_norm": "gradient {:.2f}",
     "staleness/mean": "staleness {:.1f}",
     "throughput/tokens_per_second": "{:.0f} tokens/s",
+    "throughput/mfu": "MFU {:.1%}",
     "time/step": "{:.1f} s",
 }
 

@@ -162,6 +162,16 @@ _ROWS: Final[tuple[Metric, ...]] = (
     ),
     *_rows("share", Reduction.MAX, {"share/other": "part of the step's time that no phase covers"}),
     *_rows("tokens/s", Reduction.SUM, {"throughput/tokens_per_second": "prompt and response tokens trained a second"}),
+    *_rows(
+        "TFLOP/s",
+        Reduction.MEAN,
+        {"throughput/tflops_per_rank": "work of training a second and rank: updates and scoring passes, by model size"},
+    ),
+    *_rows(
+        "share",
+        Reduction.MEAN,
+        {"throughput/mfu": "model FLOPs utilisation: throughput/tflops_per_rank of what the device can do at best"},
+    ),
     *_rows("sequences/s", Reduction.SUM, {"throughput/sequences_per_second": "sequences trained a second"}),
     *_rows(
         "GiB",

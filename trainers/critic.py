@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from algorithms.measures import Measures
 from algorithms.objective import LossOutput
 from algorithms.values import ValueInputs, explained_variance, value_loss
-from experience.records import MicroBatch, MiniBatch
+from experience.records import Batch, MicroBatch, MiniBatch
+from trainers.flops import BACKWARD_PASSES, pass_flops
 from trainers.lanes import Lanes, TokenCredit
 from trainers.passes import Packs, Scores, backward, score
 from trainers.policy import PolicyObjective
@@ -44,6 +45,11 @@ class Critic:
             return value_loss(self.objective.algorithm, inputs, self.objective.totals(mini_batch))
 
         return backward(self.engine, [(micro_batch, loss) for micro_batch in mini_batch.ranks[0]])
+
+    def flops(self, batch: Batch) -> float:
+        """Of this rank's passes on the batch: the values before it, and the updates."""
+        module = self.engine.module
+        return pass_flops(module, batch.mini_batches) + (1 + BACKWARD_PASSES) * pass_flops(module, batch.updates)
 
     def finish(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The explained variance in place of the moments that it is made of; the rest as it is."""

@@ -1,7 +1,15 @@
 """Floating-point operations of a training pass, and what devices can do at best."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from experience.records import MiniBatch
+from trainers.model import PolicyModel
+
+BACKWARD_PASSES = 2  # a backward pass costs as much as so many forward passes
 
 # Dense peaks in FLOP/s by a part of the device's name, from the makers' data sheets (no sparsity).
 # Longer names first: "H100 PCIe" must not be read as "H100".
@@ -33,7 +41,18 @@ def training_flops(config: Any, lengths: Sequence[int], num_loss_tokens: int) ->
     `config`: the model's transformers config; `lengths`: tokens of each sequence; the head runs on
     `num_loss_tokens` only. What is recomputed to save memory does not count: it is work, not progress.
     """
-    return 3 * forward_flops(config, lengths, num_loss_tokens)
+    return (1 + BACKWARD_PASSES) * forward_flops(config, lengths, num_loss_tokens)
+
+
+def pass_flops(module: nn.Module, mini_batches: Iterable[MiniBatch]) -> float:
+    """One forward pass of the model over this rank's part of the mini-batches.
+
+    Heads other than a language model's cost nothing to speak of.
+    """
+    items = [item for batch in mini_batches for micro_batch in batch.ranks[0] for item in micro_batch]
+    config = next(part.config for part in module.modules() if isinstance(part, PreTrainedModel))
+    num_scored = sum(item.num_loss_tokens for item in items) if isinstance(module, PolicyModel) else 0
+    return forward_flops(config, [item.num_tokens for item in items], num_scored)
 
 
 def forward_flops(config: Any, lengths: Sequence[int], num_loss_tokens: int) -> float:

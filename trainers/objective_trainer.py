@@ -5,6 +5,7 @@ import time
 from algorithms.measures import Measures, merge
 from algorithms.objective import LossOutput
 from experience.records import Batch, MicroBatch, MiniBatch
+from trainers.flops import BACKWARD_PASSES, pass_flops
 from trainers.objective import Model, Objective
 from trainers.parallel import ALONE, Layout
 from trainers.passes import Blocks, LossOf, Packs, backward, mixed_in, own_micro_batches
@@ -37,9 +38,14 @@ class ObjectiveTrainer:
             work = [(micro_batch, self._loss_of(mini_batch, packs)) for micro_batch in mini_batch.ranks[0]]
             measured.append(backward(self.engine, work + mixed_in(self.engine, batch, number, packs)))
             reports.append(self.engine.step())
-        usage = Usage(started=started, mini_batches=batch.updates).measures(self.engine.device)
-        metrics = reduce_over_ranks({**mean_of_updates(merge(measured), len(measured)), **usage}, self._layout)
-        return {**with_rates(metrics), **summarise_steps(reports), **self._objective.derived(metrics)}
+        usage = Usage(started=started, mini_batches=batch.updates, flops=self._flops(batch))
+        measures = {**mean_of_updates(merge(measured), len(measured)), **usage.measures(self.engine.device)}
+        metrics = reduce_over_ranks(measures, self._layout)
+        return {
+            **with_rates(metrics, self.engine.peak_flops),
+            **summarise_steps(reports),
+            **self._objective.derived(metrics),
+        }
 
     def evaluate(self, batch: Batch, blocks: Blocks) -> dict[str, float]:
         """What the objective measures on held-out data, all ranks together; nothing is trained."""
@@ -51,6 +57,11 @@ class ObjectiveTrainer:
             ]
         metrics = reduce_over_ranks(merge(measured), self._layout)
         return {**metrics, **self._objective.derived(metrics)}
+
+    def _flops(self, batch: Batch) -> float:
+        """Of this rank's passes on the batch."""
+        compared = 0 if self._reference is None else pass_flops(self.engine.module, batch.updates)
+        return compared + (1 + BACKWARD_PASSES) * pass_flops(self.engine.module, batch.updates + batch.mixed)
 
     def _loss_of(self, mini_batch: MiniBatch, packs: Packs) -> LossOf:
         def loss(micro_batch: MicroBatch) -> LossOutput:

@@ -9,6 +9,7 @@ from algorithms.measures import Measures, merge
 from algorithms.objective import LossOutput
 from experience.records import Batch, MicroBatch, MiniBatch
 from trainers.critic import Critic
+from trainers.flops import BACKWARD_PASSES, pass_flops
 from trainers.lanes import Lanes, TokenCredit, sequence_credit, token_credit
 from trainers.objective import Model
 from trainers.parallel import ALONE, Layout
@@ -82,9 +83,9 @@ class PolicyTrainer:
             if self.critic is not None:
                 measured.append(self.critic.backward(mini_batch, prepared.packs, prepared.lanes, prepared.credit))
                 critic_steps.append(self.critic.engine.step())
-        usage = Usage(started=started, mini_batches=batch.updates).measures(self.engine.device)
-        measures = {**mean_of_updates(merge(measured), len(batch.updates)), **usage}
-        metrics = with_rates(reduce_over_ranks(measures, self._layout))
+        usage = Usage(started=started, mini_batches=batch.updates, flops=self._flops(batch, prepared.lanes))
+        measures = {**mean_of_updates(merge(measured), len(batch.updates)), **usage.measures(self.engine.device)}
+        metrics = with_rates(reduce_over_ranks(measures, self._layout), self.engine.peak_flops)
         if self.critic is not None:
             metrics = {**self.critic.finish(metrics), **summarise_steps(critic_steps, "critic")}
         return {**metrics, **(summarise_steps(policy_steps, "optimizer") if policy_steps else {})}
@@ -116,6 +117,14 @@ class PolicyTrainer:
             ref_logprobs=None if self._reference is None else of(self._reference),
             values=None if self.critic is None else self.critic.values(micro_batches, packs),
         )
+
+    def _flops(self, batch: Batch, lanes: Lanes) -> float:
+        """Of this rank's passes on the batch."""
+        num_scores = sum(scores is not None for scores in (lanes.old_logprobs, lanes.ref_logprobs))
+        flops = num_scores * pass_flops(self.engine.module, batch.mini_batches)
+        if batch.trains_policy:
+            flops += (1 + BACKWARD_PASSES) * pass_flops(self.engine.module, batch.updates + batch.mixed)
+        return flops if self.critic is None else flops + self.critic.flops(batch)
 
     def _loss_of(self, mini_batch: MiniBatch, prepared: _Prepared) -> LossOf:
         """The policy's loss of a micro-batch of `mini_batch`."""

@@ -13,15 +13,21 @@ from algorithms.measures import Measure, Measures, MetricMax, MetricSum, from_ve
 from experience.records import MiniBatch
 from trainers.parallel import Layout
 
-_TOKENS, _SEQUENCES, _SECONDS = "raw/tokens", "raw/sequences", "raw/seconds"
+_TOKENS, _SEQUENCES, _FLOPS, _SECONDS = "raw/tokens", "raw/sequences", "raw/flops", "raw/seconds"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """The cost of one batch on one rank, from `started` (time.monotonic) on."""
+    """The cost of one batch on one rank, from `started` (time.monotonic) on.
+
+    `flops`: of all forward and backward passes that the batch needed, by the models' sizes and the lengths of
+    the sequences: those of the updates, and the forward passes that score the batch before or beside them.
+    What is recomputed to save memory, and passes over dummies, are no work.
+    """
 
     started: float
     mini_batches: Sequence[MiniBatch]
+    flops: float
 
     def measures(self, device: torch.device) -> Measures:
         """To be reduced with the other measures of the batch, and finished by `with_rates`."""
@@ -34,18 +40,25 @@ class Usage:
         return {
             _TOKENS: MetricSum(total=scalar(sum(item.num_tokens for item in items))),
             _SEQUENCES: MetricSum(total=scalar(len(items))),
+            _FLOPS: MetricSum(total=scalar(self.flops)),
             _SECONDS: MetricMax(value=scalar(time.monotonic() - self.started)),
             "memory/host_peak": MetricMax(value=scalar(peak)),
         }
 
 
-def with_rates(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The raw counts of a batch, which the ranks shared, as rates."""
-    counts = {name: metrics[name] for name in (_TOKENS, _SEQUENCES, _SECONDS)}
+def with_rates(metrics: Mapping[str, float], peak_flops: float | None) -> dict[str, float]:
+    """The raw counts of a batch, which the ranks shared, as rates.
+
+    `peak_flops`: what a rank's device can do at best; None: unknown, and the share of it is left out.
+    """
+    counts = {name: metrics[name] for name in (_TOKENS, _SEQUENCES, _FLOPS, _SECONDS)}
+    flops_per_rank = counts[_FLOPS] / counts[_SECONDS] / dist.get_world_size()
     return {
         **{name: value for name, value in metrics.items() if name not in counts},
         "throughput/tokens_per_second": counts[_TOKENS] / counts[_SECONDS],
         "throughput/sequences_per_second": counts[_SEQUENCES] / counts[_SECONDS],
+        "throughput/tflops_per_rank": flops_per_rank / 1e12,
+        **({} if peak_flops is None else {"throughput/mfu": flops_per_rank / peak_flops}),
     }
 
 

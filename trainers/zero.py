@@ -19,6 +19,7 @@ from torch.distributed import distributed_c10d
 
 from configs.schema.model import Dtype
 from configs.schema.training import OptimizerConfig, TrainerConfig
+from trainers.flops import peak_flops
 from trainers.schedule import learning_rate
 
 logger = logging.getLogger(__name__)
@@ -72,12 +73,13 @@ class ZeroEngine:
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.stage = trainer.zero_stage
         self.steps = 0
+        self._peak_tflops = trainer.peak_tflops
         self._optimizer_config, self._total_steps = optimizer, total_steps
         trained: Any = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._engine: Any = deepspeed.initialize(
             model=module,
             model_parameters=trained,
-            config=_deepspeed_config(optimizer, trainer, dtype),
+            config=_deepspeed_config(optimizer, trainer, dtype, num_trained=sum(p.numel() for p in trained)),
         )[0]
         _bound_waits(trainer.collective_timeout_seconds)
 
@@ -85,6 +87,13 @@ class ZeroEngine:
     def device(self) -> torch.device:
         """Where this rank computes."""
         return torch.device(self._engine.device)
+
+    @property
+    def peak_flops(self) -> float | None:
+        """What this rank's device can do at best, in FLOP/s; None where it is unknown, as on a CPU."""
+        if self._peak_tflops is not None:
+            return self._peak_tflops * 1e12
+        return peak_flops(torch.cuda.get_device_name(self.device)) if self.device.type == "cuda" else None
 
     @property
     def module(self) -> nn.Module:
@@ -262,11 +271,13 @@ def _check_offload(config: TrainerConfig) -> None:
             raise ValueError(f"{key}=true: without a GPU there is nothing to offload from; set it to false")
 
 
-def _deepspeed_config(optimizer: OptimizerConfig | None, trainer: TrainerConfig, dtype: Dtype) -> dict[str, Any]:
+def _deepspeed_config(
+    optimizer: OptimizerConfig | None, trainer: TrainerConfig, dtype: Dtype, *, num_trained: int = 0
+) -> dict[str, Any]:
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,  # our micro-batches differ in size; DeepSpeed needs some number
         "gradient_accumulation_steps": 1,
-        "zero_optimization": _zero_config(trainer),
+        "zero_optimization": _zero_config(trainer, num_trained),
         "bf16": {"enabled": dtype == "bfloat16"},
         "steps_per_print": 1_000_000_000,
     }
@@ -283,8 +294,10 @@ def _deepspeed_config(optimizer: OptimizerConfig | None, trainer: TrainerConfig,
     return config
 
 
-def _zero_config(trainer: TrainerConfig) -> dict[str, Any]:
-    zero: dict[str, Any] = {"stage": trainer.zero_stage, "reduce_bucket_size": REDUCE_BUCKET_ELEMENTS}
+def _zero_config(trainer: TrainerConfig, num_trained: int) -> dict[str, Any]:
+    # The bucket is allocated whole, however small the model.
+    bucket = max(1, min(REDUCE_BUCKET_ELEMENTS, num_trained))
+    zero: dict[str, Any] = {"stage": trainer.zero_stage, "reduce_bucket_size": bucket}
     if trainer.zero_stage == 3:
         zero["stage3_param_persistence_threshold"] = PERSISTENT_PARAMETER_ELEMENTS
     if trainer.offload_optimizer:

@@ -47,6 +47,8 @@ class TrainerConfig(Section):
     """Keep the weights in host memory between uses (ZeRO-3 on a GPU only)."""
     threads_per_rank: int = Field(default=1, ge=1)
     """CPU threads of one rank."""
+    peak_tflops: float | None = Field(default=None, gt=0)
+    """What one device can do at best, in TFLOP/s, for throughput/mfu; none: known by the device's name, if at all."""
     collective_timeout_seconds: float = Field(default=600, gt=0)
     """A collective that waits longer than this means a lost rank, and ends the group."""
 

@@ -4,8 +4,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from configs.schema import NewModelConfig
 from configs.schema.model import Architecture
-from trainers.flops import forward_flops, peak_flops, training_flops
-from trainers.model import SpecialTokens, new_model
+from experience.records import Item, MiniBatch
+from trainers.flops import forward_flops, pass_flops, peak_flops, training_flops
+from trainers.model import PolicyModel, SpecialTokens, new_model
+from trainers.value_model import value_model
 
 TOKENS = SpecialTokens(bos=None, eos=1, pad=0)
 
@@ -50,3 +52,15 @@ def test_peaks_are_known_by_the_devices_name() -> None:
     assert peak_flops("NVIDIA GB200") == 2.5e15
     assert peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
     assert peak_flops("cpu") is None
+
+
+def test_a_pass_counts_the_sequences_of_the_rank_and_the_head_on_scored_tokens_only() -> None:
+    causal_lm = new_model(NewModelConfig(), vocab_size=50, seed=0, tokens=TOKENS, dtype="float32")
+    items = [Item(block=0, row=row, num_tokens=5 + row, num_loss_tokens=2 + row) for row in range(3)]
+    mini_batch = MiniBatch(ranks=(((items[0], items[1]), (items[2],)),), num_sequences=9, num_loss_tokens=99)
+    lengths = [5, 6, 7]
+    expected = forward_flops(causal_lm.config, lengths, 2 + 3 + 4)
+    policy = PolicyModel(causal_lm)
+    assert pass_flops(policy, [mini_batch]) == expected
+    assert pass_flops(policy, [mini_batch] * 2) == 2 * expected
+    assert pass_flops(value_model(causal_lm), [mini_batch]) == forward_flops(causal_lm.config, lengths, 0)

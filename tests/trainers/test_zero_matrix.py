@@ -25,6 +25,7 @@ from tests.actors.learner_cases import (
 )
 from tests.trainers.ranks import run_on_ranks
 from trainers.assembly import assemble, build_model
+from trainers.flops import pass_flops
 from trainers.learner import LearnerSpec
 from trainers.objective import Objective
 from trainers.policy import PolicyObjective
@@ -34,6 +35,7 @@ from trainers.supervised import SupervisedObjective
 NUM_STEPS = 3
 MIXTURE = SMALL.model_copy(update={"architecture": "qwen3_moe", "num_experts": 4})
 SEED = 11
+PEAK_TFLOPS = 0.5  # told to the ranks that share tokens; the others know of none
 IMITATION = SupervisedObjective()
 
 
@@ -47,8 +49,9 @@ class Kind:
 
     def spec(self, folder: Path, stage: int = 1, dtype: str = "float32") -> LearnerSpec:
         """Of a learner whose batches have two parts."""
-        ranks = {"num_ranks": 2 * self.size, "sequence_parallel_size": self.size}
-        spec = make_spec(folder, self.objective, zero_stage=stage, dtype=dtype, **ranks)
+        trainer = {"num_ranks": 2 * self.size, "sequence_parallel_size": self.size, "zero_stage": stage}
+        peak = {"peak_tflops": PEAK_TFLOPS} if self.size > 1 else {}
+        spec = make_spec(folder, self.objective, dtype=dtype, **trainer, **peak)
         new = MIXTURE if self.is_mixture else SMALL
         return replace(spec, model=ModelConfig.model_validate({"new": new, "dtype": dtype}))
 
@@ -145,6 +148,13 @@ def test_ranks_train_like_one_process(
     # A mixture's router chooses other experts where bfloat16 rounds two of them to a tie.
     tolerance = 1e-5 if dtype == "float32" else 0.05 if KINDS[kind].is_mixture else 0.02
     assert [metrics["optimizer/grad_norm"] for metrics in found.metrics] == pytest.approx(norms, rel=tolerance)
+    num_tokens = sum(len(block.tokens) for block in make_batch(SEED, num_ranks=1).blocks)
+    work = 3 * pass_flops(build_model(KINDS[kind].spec(folder)), make_batch(SEED, num_ranks=1).mini_batches)
+    for metrics in found.metrics:
+        seconds = metrics["throughput/tflops_per_rank"] * 2 * KINDS[kind].size * 1e12
+        assert metrics["throughput/tokens_per_second"] / seconds == pytest.approx(num_tokens / work)
+        share = metrics["throughput/tflops_per_rank"] / PEAK_TFLOPS if KINDS[kind].size > 1 else None
+        assert metrics.get("throughput/mfu") == (share and pytest.approx(share))
     assert found.weights.keys() == weights.keys()
     moved = max(float((weights[name] - value).abs().max()) for name, value in found.weights.items())
     assert moved < (1e-6 if dtype == "float32" else 0.02)
