@@ -36,7 +36,7 @@ class TrainerConfig(Section):
     num_ranks: int = Field(default=1, ge=1)
     """Processes, one device each."""
     sequence_parallel_size: int = Field(default=1, ge=1)
-    """Neighbouring ranks that share the tokens of each micro-batch (Ulysses): longer sequences for their memory."""
+    """Neighbouring ranks that share each micro-batch's tokens (Ulysses)."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """What is partitioned over the ranks: 1 optimiser states, 2 and gradients, 3 and weights."""
     tokens_per_micro_batch: int = Field(default=4096, ge=16)
@@ -48,7 +48,7 @@ class TrainerConfig(Section):
     threads_per_rank: int = Field(default=1, ge=1)
     """CPU threads of one rank."""
     peak_tflops: float | None = Field(default=None, gt=0)
-    """What one device can do at best, in TFLOP/s, for throughput/mfu; none: known by the device's name, if at all."""
+    """What one device can do at best, for throughput/mfu; none: by its name, where that is known."""
     collective_timeout_seconds: float = Field(default=600, gt=0)
     """A collective that waits longer than this means a lost rank, and ends the group."""
 

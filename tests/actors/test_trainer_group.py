@@ -100,6 +100,15 @@ def test_two_ranks_train_like_one_process(tmp_path: Path, stage: int) -> None:
     assert largest_difference(trained, expected) < 1.2e-7  # the last bit of a weight near 1
 
 
+def test_two_ranks_that_share_all_tokens_train_like_one_process(tmp_path: Path) -> None:
+    spec = make_spec(tmp_path, zero_stage=3, num_ranks=2, sequence_parallel_size=2)
+    batches = [make_batch(seed, num_ranks=1) for seed in range(2)]
+    metrics = asyncio.run(learn(spec, batches, tmp_path / "export"))
+    expected, norms = train_alone(spec, batches)
+    assert [values["optimizer/grad_norm"] for values in metrics] == pytest.approx(norms, rel=1e-6)
+    assert largest_difference(exported(tmp_path / "export"), expected) < 1.2e-7
+
+
 def test_bfloat16_follows_float32(tmp_path: Path) -> None:
     spec = make_spec(tmp_path, zero_stage=2, num_ranks=2, dtype="bfloat16")
     batches = [make_batch(seed, num_ranks=2) for seed in range(3)]

@@ -60,7 +60,6 @@ def test_ppo_with_warm_up_and_mixed_in_text_goes_on_after_a_resume_as_if_nothing
     whole, halves = weights(start, "ppo"), weights(start, "ppo-halves")
     assert all(torch.equal(whole[name], halves[name]) for name in whole)
 
-
     replayed = replay(start / "ppo", 3)
     assert {"policy/loss", "critic/grad_norm", "value/loss", "mixed/loss"} <= replayed.logged.keys()
     assert replayed.is_same_recipe and replayed.differences(0.0) == {}

@@ -108,3 +108,15 @@ def test_llama_with_bpe_under_zero_3_and_two_rollout_workers(tmp_path: Path) -> 
     assert lines[-1]["mismatch/max_abs"] < 1e-3
     table = read_trajectories(tmp_path / "rl" / "trajectories" / "step_000001.parquet")
     assert set(table.column("worker").to_pylist()) == {"rollout-0", "rollout-1"}
+
+
+def test_a_mixture_of_experts_whose_tokens_two_ranks_share(tmp_path: Path) -> None:
+    shared = {"trainer": {**TRAINER, "zero_stage": 3, "sequence_parallel_size": 2, "peak_tflops": 0.1}}
+    launch(recipe("pretrain", tmp_path, model=new_model("qwen3_moe"), **shared))
+    outcome = launch(recipe("rl", tmp_path, model={"path": str(tmp_path / "pretrain" / "export")}, **shared))
+    assert outcome.export
+    assert AutoModelForCausalLM.from_pretrained(outcome.export).config.num_experts == 8
+    for line in metrics(tmp_path / "rl")[1:]:
+        assert line["mismatch/max_abs"] < 1e-4
+        assert line["policy/ratio_max"] == 1.0
+        assert line["throughput/mfu"] == pytest.approx(line["throughput/tflops_per_rank"] / 0.1)

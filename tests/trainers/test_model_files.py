@@ -113,3 +113,10 @@ def test_odd_heads_of_a_new_model_are_refused() -> None:
 def test_the_check_imports_no_torch() -> None:
     code = "import sys, trainers.model_files; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_heads_that_ranks_can_not_share_are_refused_before_anything_starts() -> None:
+    new = NewModelConfig(hidden_size=48, num_heads=6, num_kv_heads=2)
+    check_model(ModelConfig(new=new), sequence_parallel_size=3)
+    with pytest.raises(ValueError, match=r"sequence_parallel_size=4: the model's 6 .* choose one of 1, 2, 3, 6"):
+        check_model(ModelConfig(new=new), sequence_parallel_size=4)
