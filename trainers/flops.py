@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from experience.records import MiniBatch
 from trainers.model import PolicyModel
 
-BACKWARD_PASSES = 2  # a backward pass costs as much as so many forward passes
+BACKWARD_PASSES = 2  # a backward pass costs as much as so many forward ones (PaLM, arXiv:2204.02311, appendix B)
 
 # Dense peaks in FLOP/s by a part of the device's name, from the makers' data sheets (no sparsity).
 # Longer names first: "H100 PCIe" must not be read as "H100".
@@ -35,15 +35,6 @@ def peak_flops(device_name: str) -> float | None:
     return next((peak for name, peak in _PEAKS_BFLOAT16.items() if name in device_name), None)
 
 
-def training_flops(config: Any, lengths: Sequence[int], num_loss_tokens: int) -> float:
-    """Forward and backward of a packed batch: three forward passes (PaLM, arXiv:2204.02311, appendix B).
-
-    `config`: the model's transformers config; `lengths`: tokens of each sequence; the head runs on
-    `num_loss_tokens` only. What is recomputed to save memory does not count: it is work, not progress.
-    """
-    return (1 + BACKWARD_PASSES) * forward_flops(config, lengths, num_loss_tokens)
-
-
 def pass_flops(module: nn.Module, mini_batches: Iterable[MiniBatch]) -> float:
     """One forward pass of the model over this rank's part of the mini-batches.
 
@@ -56,7 +47,11 @@ def pass_flops(module: nn.Module, mini_batches: Iterable[MiniBatch]) -> float:
 
 
 def forward_flops(config: Any, lengths: Sequence[int], num_loss_tokens: int) -> float:
-    """Two operations for each weight that a token meets, and causal attention within the sequences."""
+    """Two operations for each weight that a token meets, and causal attention within the sequences.
+
+    `config`: the model's transformers config; `lengths`: tokens of each sequence; the head runs on
+    `num_loss_tokens` only.
+    """
     attended = sum(length * (length + 1) // 2 for length in lengths)  # pairs of query and key
     layers = config.num_hidden_layers
     projections = 2 * layers * _layer_weights(config) * sum(lengths)

@@ -272,7 +272,11 @@ def _check_offload(config: TrainerConfig) -> None:
 
 
 def _deepspeed_config(
-    optimizer: OptimizerConfig | None, trainer: TrainerConfig, dtype: Dtype, *, num_trained: int = 0
+    optimizer: OptimizerConfig | None,
+    trainer: TrainerConfig,
+    dtype: Dtype,
+    *,
+    num_trained: int = REDUCE_BUCKET_ELEMENTS,
 ) -> dict[str, Any]:
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,  # our micro-batches differ in size; DeepSpeed needs some number

@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from configs.schema import NewModelConfig
 from configs.schema.model import Architecture
 from experience.records import Item, MiniBatch
-from trainers.flops import forward_flops, pass_flops, peak_flops, training_flops
+from trainers.flops import forward_flops, pass_flops, peak_flops
 from trainers.model import PolicyModel, SpecialTokens, new_model
 from trainers.value_model import value_model
 
@@ -43,7 +43,6 @@ def test_packing_counts_attention_within_sequences_only() -> None:
     model = new_model(NewModelConfig(), vocab_size=50, seed=0, tokens=TOKENS, dtype="float32")
     apart = forward_flops(model.config, [3], 3) + forward_flops(model.config, [5], 5)
     assert forward_flops(model.config, [3, 5], 8) == apart
-    assert training_flops(model.config, [3, 5], 8) == 3 * apart
 
 
 def test_peaks_are_known_by_the_devices_name() -> None:
