@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from trainers.checkpoint_tensors import checkpoint_tensors
+from trainers.adapter_names import peft_config
 from trainers.critic import Critic
-from trainers.export import export_folder, write_description, write_weights
+from trainers.export import export_folder, write_adapter, write_description, write_weights
 from trainers.learner import LearnerSpec
+from trainers.lora import UnadaptedModel, adapted_layers, add_adapters
 from trainers.model import (
     PolicyModel,
     SpecialTokens,
@@ -26,11 +28,13 @@ from trainers.objective_trainer import ObjectiveTrainer
 from trainers.parallel import Layout, join_layout
 from trainers.policy import PolicyObjective
 from trainers.policy_trainer import PolicyTrainer
+from trainers.policy_weights import adapter_weights, whole_weights
 from trainers.rank import RankTrainer
 from trainers.value_model import value_model
 from trainers.zero import FrozenModel, ZeroEngine
 
 EXPORT_BUCKET_BYTES = 2 << 30
+ADAPTER = "adapter"  # the folder of an export that peft loads
 
 
 def build_model(spec: LearnerSpec) -> PolicyModel:
@@ -53,25 +57,29 @@ def assemble(spec: LearnerSpec) -> RankTrainer:
     check_packing(model)
     layout = join_layout(spec.trainer.sequence_parallel_size, spec.trainer.collective_timeout_seconds)
     check_sharing(model.causal_lm, layout)
+    if spec.model.lora is not None:
+        add_adapters(model.causal_lm, spec.model.lora, seed=spec.seed)
     if spec.model.gradient_checkpointing:
         enable_checkpointing(model.causal_lm)
     engine = ZeroEngine(model, spec.optimizer, spec.trainer, dtype=spec.model.dtype, total_steps=spec.total_updates)
     objective = spec.objective
     if not isinstance(objective, PolicyObjective):
         return ObjectiveTrainer(
-            engine, objective, reference=_frozen(spec) if objective.needs_reference else None, layout=layout
+            engine, objective, reference=_reference(engine, spec) if objective.needs_reference else None, layout=layout
         )
     return PolicyTrainer(
         engine,
         objective,
-        reference=_frozen(spec) if objective.algorithm.needs_reference else None,
+        reference=_reference(engine, spec) if objective.algorithm.needs_reference else None,
         critic=_critic(spec, objective, layout) if objective.algorithm.needs_critic else None,
         layout=layout,
     )
 
 
-def _frozen(spec: LearnerSpec) -> FrozenModel:
-    """The model as it is before training."""
+def _reference(engine: ZeroEngine, spec: LearnerSpec) -> FrozenModel | UnadaptedModel:
+    """The model as it is before training: beside the trained one, or in it where only adapters are trained."""
+    if spec.model.lora is not None:
+        return UnadaptedModel(engine)
     return FrozenModel(build_model(spec), spec.trainer, dtype=spec.model.dtype)
 
 
@@ -97,14 +105,21 @@ def load_tokenizer(spec: LearnerSpec) -> Any:
 
 
 def export_policy(engine: ZeroEngine, spec: LearnerSpec, folder: Path) -> None:
-    """Write the policy in Hugging Face format; all ranks enter, the first one writes."""
-    buckets = (checkpoint_tensors(bucket) for bucket in engine.buckets(EXPORT_BUCKET_BYTES))
+    """Write the policy in Hugging Face format; all ranks enter, the first one writes.
+
+    Adapters are merged into the weights, and also written by themselves, for peft, into the folder `adapter`.
+    """
+    whole = whole_weights(engine, EXPORT_BUCKET_BYTES)
+    adapter = adapter_weights(engine, EXPORT_BUCKET_BYTES) if spec.model.lora is not None else ()
     if engine.rank != 0:
-        for _ in buckets:
+        for _ in chain(whole, adapter):
             pass
         return
     module = engine.module
     assert isinstance(module, PolicyModel)
     with export_folder(folder) as draft:
-        write_weights(buckets, draft)
+        write_weights(whole, draft)
         write_description(draft, module.config, module.causal_lm.generation_config, load_tokenizer(spec))
+        if spec.model.lora is not None:
+            projections = {name.rpartition(".")[2] for name in adapted_layers(module)}
+            write_adapter(adapter, peft_config(spec.model.lora, projections, spec.model.path), draft / ADAPTER)

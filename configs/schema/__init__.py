@@ -3,7 +3,7 @@
 from configs.schema.algorithm import AlgorithmConfig
 from configs.schema.base import Section
 from configs.schema.data import ArithmeticConfig, CountdownConfig, DataConfig, MixConfig, ReasoningGymConfig
-from configs.schema.model import ModelConfig, NewModelConfig, TokenizerConfig
+from configs.schema.model import LoraConfig, ModelConfig, NewModelConfig, TokenizerConfig
 from configs.schema.rewards import RewardModelConfig, RewardPoolConfig, RewardSpec
 from configs.schema.rollout import EvaluationConfig, RolloutConfig, SamplingConfig
 from configs.schema.run import BaseRun, ClusterConfig, PretrainRun, RlRun, Run, SftRun, SupervisedRun
@@ -20,6 +20,7 @@ __all__ = [
     "DataConfig",
     "EvaluationConfig",
     "LoggingConfig",
+    "LoraConfig",
     "MixConfig",
     "ModelConfig",
     "NewModelConfig",

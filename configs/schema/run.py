@@ -112,5 +112,19 @@ class RlRun(BaseRun):
             )
         return self
 
+    @model_validator(mode="after")
+    def _adapters_fit(self) -> "RlRun":
+        if self.model.lora is None and self.rollout.lora_sync != "merged":
+            raise ValueError(
+                f"rollout.lora_sync={self.rollout.lora_sync} without model.lora: there are no adapters to send; "
+                "set model.lora={} or leave it out"
+            )
+        if self.model.lora is not None and self.algorithm.reference_refresh_steps:
+            raise ValueError(
+                f"algorithm.reference_refresh_steps={self.algorithm.reference_refresh_steps} with model.lora: the "
+                "reference is the model without its adapters, which never moves; set one of the two to 0 or null"
+            )
+        return self
+
 
 Run = Annotated[PretrainRun | SftRun | RlRun, Field(discriminator="stage")]
