@@ -35,7 +35,7 @@ class RolloutConfig(Section):
     dtype: Dtype = "float32"
     """Precision of the engine's weights; should equal model.dtype."""
     lora_sync: LoraSync = "merged"
-    """What is sent after an update with model.lora: all weights, adapters `merged` into them, or the `adapter` alone."""
+    """What is sent after an update with model.lora: all weights, adapters merged into them, or the adapter alone."""
     max_running_sequences: int = Field(default=512, ge=1)
     """Sequences that one engine decodes at the same time."""
     tensor_parallel_size: int = Field(default=1, ge=1)

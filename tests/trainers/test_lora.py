@@ -9,15 +9,17 @@ import torch
 from peft import LoraConfig as PeftConfig
 from peft import PeftModel, get_peft_model
 from pydantic import TypeAdapter, ValidationError
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from configs.schema import LoraConfig, NewModelConfig, Run
+from configs.schema import LoraConfig, ModelConfig, NewModelConfig, Run
 from configs.schema.model import Architecture
 from trainers.adapter_names import adapter_name, adapter_shapes, peft_config
 from trainers.export import write_adapter
 from trainers.lora import LoraLinear, adapted_layers, adapters_off, add_adapters
 from trainers.model import PolicyModel, SpecialTokens, enable_checkpointing, new_model
+from trainers.model_files import check_model
 from trainers.packed import pack_tokens
 
 VOCAB_SIZE = 37
@@ -199,6 +201,13 @@ def test_a_projection_that_the_model_has_not_is_refused() -> None:
         add_adapters(base("qwen3_moe"), config, seed=0)
     with pytest.raises(ValueError, match=r"no attention or feed-forward layer has a name that is known"):
         adapter_shapes({"transformer.h.0.c_attn.weight": (4, 4)}, CONFIG)
+
+
+def test_a_projection_that_the_checkpoint_has_not_is_found_before_anything_is_loaded(tmp_path: Path) -> None:
+    base().save_pretrained(tmp_path)
+    save_file({"model.layers.0.self_attn.q_proj.weight": torch.zeros(4, 4)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"no linear layer o_proj .*; it has q_proj"):
+        check_model(ModelConfig(path=str(tmp_path), lora=LoraConfig(target_modules=("q_proj", "o_proj"))))
 
 
 def test_a_choice_of_projections_is_obeyed() -> None:
