@@ -41,9 +41,8 @@ def adapter_shapes(shapes: Mapping[str, tuple[int, ...]], config: LoraConfig) ->
 
 
 def check_projections(found: set[str], config: LoraConfig) -> None:
-    """ValueError unless each projection that was asked for is there; `all-linear` takes those that are."""
-    wanted = set() if config.target_modules == "all-linear" else set(config.target_modules)
-    if missing := sorted(wanted - found):
+    """ValueError unless each projection that was asked for is there, and at least one."""
+    if missing := sorted(set(config.target_modules or ()) - found):
         raise ValueError(
             f"model.lora.target_modules: the model has no linear layer {', '.join(missing)} outside of routed experts, "
             f"which can't be adapted; it has {', '.join(sorted(found)) or 'none of the others either'}"

@@ -26,9 +26,10 @@ class LoraLinear(nn.Module):
         """B starts at zero: the layer is the linear that it replaces, to the bit."""
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
-        self.lora_A = nn.Parameter(self.weight.new_empty(config.rank, linear.in_features))
+        start = self.weight.new_empty(config.rank, linear.in_features, dtype=torch.float32)
+        nn.init.kaiming_uniform_(start, a=math.sqrt(5))  # the range that nn.Linear gives a new weight
+        self.lora_A = nn.Parameter(start.to(self.weight.dtype))
         self.lora_B = nn.Parameter(self.weight.new_zeros(linear.out_features, config.rank))
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # the range that nn.Linear gives a new weight
         self.dropout = nn.Dropout(config.dropout)
         self.scaling = config.scaling
         self.is_on = True

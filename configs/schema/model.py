@@ -64,19 +64,19 @@ class LoraConfig(Section):
     """Adapters count alpha / rank times."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of an adapter's inputs that training drops."""
-    target_modules: Literal["all-linear"] | tuple[Projection, ...] = "all-linear"
-    """Projections of attention and feed-forward layers to adapt; routed experts have none that can be."""
+    target_modules: tuple[Projection, ...] | None = None
+    """Projections of attention and feed-forward layers to adapt; none: all that the model has."""
 
     @model_validator(mode="after")
     def _adapts_something(self) -> "LoraConfig":
-        if not self.target_modules:
-            raise ValueError("target_modules=[] adapts nothing; name some projections, or all-linear")
+        if self.target_modules == ():
+            raise ValueError("target_modules=[] adapts nothing; name some projections, or leave it out for all")
         return self
 
     @property
     def projections(self) -> tuple[str, ...]:
         """The names of the layers to adapt."""
-        return get_args(Projection) if self.target_modules == "all-linear" else self.target_modules
+        return self.target_modules or get_args(Projection)
 
     @property
     def scaling(self) -> float:

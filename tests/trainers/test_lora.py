@@ -241,7 +241,7 @@ def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], message:
 
 def test_peft_reads_the_description(tmp_path: Path) -> None:
     folder = save_adapter(adapted(), tmp_path / "adapter")
-    read = PeftConfig.from_pretrained(str(folder))
+    read: Any = PeftConfig.from_pretrained(str(folder))
     written = json.loads((folder / "adapter_config.json").read_text())
     assert (read.r, read.lora_alpha, read.lora_dropout) == (3, 12, 0.0)
     assert set(read.target_modules) == set(written["target_modules"])
