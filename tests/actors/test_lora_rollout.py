@@ -62,8 +62,8 @@ def worker_of(policy: Path, adapter: LoraConfig | None) -> Iterator[Any]:
 def adapted(policy: Path, seed: int) -> Any:
     """The policy with an adapter of peft's, whose B is not zero."""
     config = PeftConfig(r=LORA.rank, lora_alpha=LORA.alpha, target_modules="all-linear")
-    model: Any = get_peft_model(load_policy(policy), config)
     torch.manual_seed(seed)
+    model: Any = get_peft_model(load_policy(policy), config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
