@@ -19,6 +19,7 @@ from actors.rendezvous import free_address, set_rank_environment
 from experience.records import Batch, BlockHandle, Weights
 from trainers import checkpoint
 from trainers.learner import LearnerSpec
+from trainers.model_files import RewardNormalization
 
 if TYPE_CHECKING:
     from trainers.rank import RankTrainer
@@ -126,11 +127,11 @@ class TrainerRank:
 
         load_rank(self._trainer, Path(folder))
 
-    def export(self, folder: str) -> None:
-        """Write the policy in Hugging Face format (rank 0 writes)."""
-        from trainers.assembly import export_policy
+    def export(self, folder: str, normalization: RewardNormalization | None) -> None:
+        """Write the model in Hugging Face format (rank 0 writes)."""
+        from trainers.assembly import export_model
 
-        export_policy(self._trainer.engine, self._spec, Path(folder))
+        export_model(self._trainer.engine, self._spec, Path(folder), normalization)
 
 
 class TrainerGroup:
@@ -212,9 +213,9 @@ class TrainerGroup:
         await self._call("load", [(_absolute(folder),)] * len(self._ranks))
         return checkpoint.read_state(folder)
 
-    async def export(self, folder: Path) -> None:
-        """Write the policy in Hugging Face format."""
-        await self._call("export", [(_absolute(folder),)] * len(self._ranks))
+    async def export(self, folder: Path, normalization: RewardNormalization | None = None) -> None:
+        """Write the model in Hugging Face format; a reward model with what its values are to become."""
+        await self._call("export", [(_absolute(folder), normalization)] * len(self._ranks))
 
     def close(self) -> None:
         """End all ranks."""
