@@ -110,6 +110,12 @@ class RewardModelRun(PreferenceRun):
     normalize: Literal["mean", "mean_and_deviation"] = "mean"
     """What is stored with the model: rewards of the data's responses have mean 0, or deviation 1 too."""
 
+    @model_validator(mode="after")
+    def _trains_whole_weights(self) -> "RewardModelRun":
+        if self.model.lora is not None:
+            raise ValueError("model.lora: reward models are trained whole; leave it out")
+        return self
+
 
 class DpoRun(PreferenceRun):
     """Direct preference optimisation of a policy."""
