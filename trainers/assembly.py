@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from trainers.checkpoint_tensors import checkpoint_tensors
 from trainers.critic import Critic
+from trainers.critic_trainer import CriticTrainer
 from trainers.export import export_folder, write_description, write_weights
 from trainers.learner import LearnerSpec
 from trainers.model import (
@@ -27,6 +28,7 @@ from trainers.parallel import Layout, join_layout
 from trainers.policy import PolicyObjective
 from trainers.policy_trainer import PolicyTrainer
 from trainers.rank import RankTrainer
+from trainers.reference_trainer import ReferenceTrainer
 from trainers.value_model import value_model
 from trainers.zero import FrozenModel, ZeroEngine
 
@@ -46,9 +48,7 @@ def build_model(spec: LearnerSpec) -> PolicyModel:
 
 def assemble(spec: LearnerSpec) -> RankTrainer:
     """This process's rank; the process group is joined already. RuntimeError if the model mixes packed sequences."""
-    torch.manual_seed(spec.seed)
-    random.seed(spec.seed)
-    np.random.seed(spec.seed)
+    _seed(spec.seed)
     model = build_model(spec)
     check_packing(model)
     layout = join_layout(spec.trainer.sequence_parallel_size, spec.trainer.collective_timeout_seconds)
@@ -64,10 +64,35 @@ def assemble(spec: LearnerSpec) -> RankTrainer:
     return PolicyTrainer(
         engine,
         objective,
-        reference=_frozen(spec) if objective.algorithm.needs_reference else None,
-        critic=_critic(spec, objective, layout) if objective.algorithm.needs_critic else None,
+        reference=_frozen(spec) if objective.algorithm.needs_reference and not spec.reference.num_ranks else None,
+        critic=_critic(spec, objective, layout) if spec.critic is not None and not spec.critic.num_ranks else None,
         layout=layout,
     )
+
+
+def assemble_critic(spec: LearnerSpec) -> CriticTrainer:
+    """This process's rank of a critic that has ranks of its own; `spec.trainer` describes these."""
+    _seed(spec.seed)
+    assert isinstance(spec.objective, PolicyObjective), "only policies are trained with a critic"
+    layout = join_layout(spec.trainer.sequence_parallel_size, spec.trainer.collective_timeout_seconds)
+    return CriticTrainer(_critic(spec, spec.objective, layout), layout)
+
+
+def assemble_reference(spec: LearnerSpec) -> ReferenceTrainer:
+    """This process's rank of a reference that has ranks of its own; `spec.trainer` describes these."""
+    _seed(spec.seed)
+    assert isinstance(spec.objective, PolicyObjective), "another objective keeps its reference beside the model"
+    model = build_model(spec)
+    check_packing(model)
+    layout = join_layout(spec.trainer.sequence_parallel_size, spec.trainer.collective_timeout_seconds)
+    check_sharing(model.causal_lm, layout)
+    return ReferenceTrainer(FrozenModel(model, spec.trainer, dtype=spec.model.dtype), spec.objective, layout)
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
 
 
 def _frozen(spec: LearnerSpec) -> FrozenModel:

@@ -7,7 +7,14 @@ from configs.schema.model import ModelConfig, NewModelConfig, TokenizerConfig
 from configs.schema.rewards import RewardModelConfig, RewardPoolConfig, RewardSpec
 from configs.schema.rollout import EvaluationConfig, RolloutConfig, SamplingConfig
 from configs.schema.run import BaseRun, ClusterConfig, PretrainRun, RlRun, Run, SftRun, SupervisedRun
-from configs.schema.training import CheckpointConfig, CriticConfig, LoggingConfig, OptimizerConfig, TrainerConfig
+from configs.schema.training import (
+    CheckpointConfig,
+    CriticConfig,
+    LoggingConfig,
+    OptimizerConfig,
+    ReferenceConfig,
+    TrainerConfig,
+)
 
 __all__ = [
     "AlgorithmConfig",
@@ -26,6 +33,7 @@ __all__ = [
     "OptimizerConfig",
     "PretrainRun",
     "ReasoningGymConfig",
+    "ReferenceConfig",
     "RewardModelConfig",
     "RewardPoolConfig",
     "RewardSpec",
