@@ -191,7 +191,7 @@ class RankGroup:
         await self._call("load", [(_absolute(folder),)] * len(self))
 
     def close(self, reason: str = "the learner was closed") -> None:
-        """End all ranks."""
+        """End all ranks. The first `reason` stays: what fails because ranks were ended is no cause."""
         self._failure = self._failure or reason
         for rank in self._ranks:
             ray.kill(rank)
@@ -221,8 +221,7 @@ class RankGroup:
         if pending:
             await asyncio.wait(pending, timeout=SECONDS_FOR_OTHER_RANKS)
         reason = _describe_failure(self.title, method, calls, self._spec.trainer.tokens_per_micro_batch)
-        self._failure = f"{reason}; all {len(calls)} ranks were ended"
-        self.close()
+        self.close(f"{reason}; all {len(calls)} ranks were ended")
         raise TrainerGroupError(self._failure)
 
 
