@@ -27,7 +27,7 @@ from trainers.learner import LearnerSpec
 Result = TypeVar("Result")
 Learner = TrainerGroup | SpreadLearner
 PPO = {"name": "ppo", "kl_coef": 0.1, "value_clip": 0.2, "gae_lambda": 0.9, "gamma": 0.97}
-CRITIC = CriticConfig(optimizer=OptimizerConfig(learning_rate=0.3, epsilon=1.0, max_grad_norm=100.0))
+CRITIC = CriticConfig(optimizer=OptimizerConfig(learning_rate=0.03, epsilon=1.0, max_grad_norm=100.0))
 PASSING = ("throughput", "memory", "time")
 
 
