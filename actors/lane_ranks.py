@@ -38,7 +38,8 @@ class PolicyRank(TrainerRank):
 
     def score(self, part: Batch, blocks: Mapping[int, BlockHandle]) -> None:
         """See `PolicyTrainer.score`."""
-        self._scored = self._policy.score(part, resolve(blocks))
+        with self._memory_told(part):
+            self._scored = self._policy.score(part, resolve(blocks))
 
     def credit(self, lanes: Mapping[str, Sequence[ColumnHandle]]) -> ColumnHandle:
         """See `PolicyTrainer.credit`; gives this rank's returns. `lanes`: what others found, by its name in Lanes."""
@@ -55,7 +56,8 @@ class PolicyRank(TrainerRank):
 
     def learn(self) -> dict[str, float]:
         """See `PolicyTrainer.learn`; the batch is let go of."""
-        metrics = self._policy.learn(self._scored, self._credit)
+        with self._memory_told(self._scored.batch):
+            metrics = self._policy.learn(self._scored, self._credit)
         del self._scored, self._credit
         return metrics
 
@@ -84,7 +86,8 @@ class ReferenceRank(Rank):
         """See `ReferenceTrainer.score`."""
         from trainers.columns import column_of
 
-        return ray.put(column_of(self._trainer.score(part, resolve(blocks))))
+        with self._memory_told(part):
+            return ray.put(column_of(self._trainer.score(part, resolve(blocks))))
 
     def take(self, published: Weights) -> None:
         """Become the policy that published these."""
@@ -111,11 +114,13 @@ class CriticRank(Rank):
         """See `CriticTrainer.score`."""
         from trainers.columns import column_of
 
-        self._valued = self._trainer.score(part, resolve(blocks))
+        with self._memory_told(part):
+            self._valued = self._trainer.score(part, resolve(blocks))
         return ray.put(column_of(self._valued.values))
 
     def learn(self, returns: Sequence[ColumnHandle]) -> dict[str, float]:
         """See `CriticTrainer.learn`; the batch is let go of."""
-        metrics = self._trainer.learn(self._valued, ray.get(list(returns)))
+        with self._memory_told(self._valued.batch):
+            metrics = self._trainer.learn(self._valued, ray.get(list(returns)))
         del self._valued
         return metrics

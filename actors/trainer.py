@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -97,6 +98,12 @@ class Rank:
 
         load_rank(self._trainer, Path(folder), self.file_prefix)
 
+    def _memory_told(self, part: Batch) -> AbstractContextManager[None]:
+        """See `out_of_memory_told`."""
+        from trainers.memory import out_of_memory_told
+
+        return out_of_memory_told(self._spec.model, self._spec.trainer, part)
+
 
 class TrainerRank(Rank):
     """One rank of the model that is trained, and of what goes with it."""
@@ -110,18 +117,15 @@ class TrainerRank(Rank):
 
     def update(self, part: Batch, blocks: Mapping[int, BlockHandle]) -> dict[str, float]:
         """See `RankTrainer.update`; `blocks` are those that this rank's micro-batches name."""
-        from trainers.memory import out_of_memory_told
-
-        with out_of_memory_told(self._spec.model, self._spec.trainer, part):
+        with self._memory_told(part):
             return self._trainer.update(part, resolve(blocks))
 
     def evaluate(self, part: Batch, blocks: Mapping[int, BlockHandle]) -> dict[str, float]:
         """See `ObjectiveTrainer.evaluate`."""
-        from trainers.memory import out_of_memory_told
         from trainers.objective_trainer import ObjectiveTrainer
 
         assert isinstance(self._trainer, ObjectiveTrainer)
-        with out_of_memory_told(self._spec.model, self._spec.trainer, part):
+        with self._memory_told(part):
             return self._trainer.evaluate(part, resolve(blocks))
 
     def publish(self, version: int) -> Weights | None:
