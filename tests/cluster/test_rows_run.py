@@ -107,7 +107,5 @@ def test_settings_of_a_critic_that_is_not_there_are_refused(start: Path) -> None
         launch(recipe("rl", start, name="none", critic={"zero_stage": 2}))
     with pytest.raises(ValueError, match="reference has no effect: kl_coef=0 compares with none"):
         launch(recipe("rl", start, name="none", reference={"num_ranks": 1}))
-    with pytest.raises(ValueError, match="zero_stage=3 has no effect with num_ranks=0"):
-        recipe("rl", start, name="none", reference={"zero_stage": 3})
     with pytest.raises(ValueError, match="leaves none of num_steps=2"):
         launch(recipe("rl", start, name="none", algorithm={"name": "ppo", "critic_warmup_steps": 2}))
