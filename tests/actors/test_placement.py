@@ -105,10 +105,10 @@ def together(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> tuple[L
 def test_ranks_of_their_own_change_no_metric_and_no_weight(together: Any, places: dict[str, int]) -> None:
     spec, (expected, expected_weights) = together
     found, found_weights = with_learner(spread(spec, **places), a_course)
-    assert all(line["policy/kl_ref"] > 1e-6 for line in expected[2:4])  # the reference has something to say
+    assert all(abs(line["policy/kl_ref"]) > 1e-6 for line in expected[2:4])  # the reference has something to say
     for line, expected_line in zip(found, expected, strict=True):
         assert line.keys() == expected_line.keys()
-        assert steady(line) == pytest.approx(steady(expected_line), rel=2e-5, abs=1e-7)
+        assert steady(line) == pytest.approx(steady(expected_line), rel=1e-4, abs=1e-5)
     assert found_weights.keys() == expected_weights.keys()
     for name, value in expected_weights.items():
         assert torch.allclose(found_weights[name], value, rtol=0, atol=1e-6), name
