@@ -20,6 +20,7 @@ from actors.rendezvous import free_address, set_rank_environment
 from experience.records import Batch, BlockHandle, Weights
 from trainers import checkpoint
 from trainers.learner import LearnerSpec
+from trainers.model_files import RewardNormalization
 from trainers.saving import drafted
 
 if TYPE_CHECKING:
@@ -147,11 +148,11 @@ class TrainerRank(Rank):
         assert isinstance(self._trainer, PolicyTrainer)
         self._trainer.refresh_reference()
 
-    def export(self, folder: str) -> None:
-        """Write the policy in Hugging Face format (rank 0 writes)."""
-        from trainers.assembly import export_policy
+    def export(self, folder: str, normalization: RewardNormalization | None) -> None:
+        """Write the model in Hugging Face format (rank 0 writes)."""
+        from trainers.assembly import export_model
 
-        export_policy(self._trainer.engine, self._spec, Path(folder))
+        export_model(self._trainer.engine, self._spec, Path(folder), normalization)
 
 
 class RankGroup:
@@ -266,9 +267,9 @@ class TrainerGroup(RankGroup):
         await self.load_part(folder)
         return checkpoint.read_state(folder)
 
-    async def export(self, folder: Path) -> None:
-        """Write the policy in Hugging Face format."""
-        await self._call("export", [(_absolute(folder),)] * len(self))
+    async def export(self, folder: Path, normalization: RewardNormalization | None = None) -> None:
+        """Write the model in Hugging Face format; a reward model with what its values are to become."""
+        await self._call("export", [(_absolute(folder), normalization)] * len(self))
 
 
 def _describe_failure(

@@ -1,7 +1,7 @@
-"""Metrics in a form that reduces exactly over micro-batches and ranks: sums with their counts, and maxima."""
+"""Metrics in a form that reduces exactly over micro-batches and ranks: sums, means, statistics of sums, and maxima."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -30,7 +30,15 @@ class MetricMax:
     value: Tensor
 
 
-Measure: TypeAlias = MetricMean | MetricSum | MetricMax
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricStatistic:
+    """A number made of several sums at the end: `value(sums)`, NaN where they are of nothing."""
+
+    sums: Tensor
+    value: Callable[[Tensor], float]
+
+
+Measure: TypeAlias = MetricMean | MetricSum | MetricMax | MetricStatistic
 Measures: TypeAlias = Mapping[str, Measure]
 
 
@@ -80,6 +88,9 @@ def from_vectors(measures: Measures, sums: Tensor, maxima: Tensor) -> dict[str, 
             case MetricMean():
                 total, count = next(summed), next(summed)
                 values[name] = total / count if count else float("nan")
+            case MetricStatistic(sums=own, value=value):
+                parts = [next(summed) for _ in range(own.numel())]
+                values[name] = value(torch.tensor(parts, dtype=torch.float64).view(own.shape))
     return values
 
 
@@ -94,6 +105,8 @@ def _sums(measure: Measure) -> tuple[Tensor, ...]:
             return total, count
         case MetricSum(total=total):
             return (total,)
+        case MetricStatistic(sums=sums):
+            return tuple(sums.flatten())
         case MetricMax():
             return ()
 
@@ -106,6 +119,8 @@ def _add(left: Measure, right: Measure) -> Measure:
             return MetricSum(total=left.total + right.total)
         case MetricMax(), MetricMax():
             return MetricMax(value=torch.maximum(left.value, right.value))
+        case MetricStatistic(), MetricStatistic():
+            return replace(left, sums=left.sums + right.sums)
         case _:
             raise TypeError(f"one metric measured in two ways: {type(left).__name__}, {type(right).__name__}")
 

@@ -1,4 +1,4 @@
-"""Losses on preferences: Bradley-Terry over ranked responses, and DPO over pairs."""
+"""The loss on preferences: Bradley-Terry over ranked responses, with a model's rewards or a policy's own."""
 
 # M responses, P pairs of them
 
@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from algorithms.measures import Measure, mean_over
+from algorithms.measures import Measure, MetricStatistic, mean_over
 from algorithms.objective import LossOutput
+from metrics.intervals import clustered_wilson
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,38 +43,60 @@ def ranked_pairs(prompts: Tensor, ratings: Tensor, margin_scale: float = 0.0) ->
     )
 
 
-def bradley_terry_loss(rewards: Tensor, pairs: Pairs, num_prompts: int) -> LossOutput:
+def bradley_terry_loss(rewards: Tensor, pairs: Pairs, num_prompts: int, label_smoothing: float = 0.0) -> LossOutput:
     """This micro-batch's share of mean -log sigmoid(r_chosen - r_rejected - margin) over the step's prompts.
 
     `rewards`: [M] with gradient. `num_prompts`: those with at least one pair, over micro-batches and ranks.
+    `label_smoothing`: the chance that a pair was labelled the wrong way round (conservative DPO,
+    https://ericmitchell.ai/cdpo.pdf, eq. 3).
     """
     differences = rewards[pairs.chosen] - rewards[pairs.rejected]
-    losses = -logsigmoid(differences - pairs.margins) * pairs.weights
-    return LossOutput(loss=losses.sum() / max(num_prompts, 1), metrics=_pair_metrics(differences))
+    gaps = differences - pairs.margins
+    losses = -(1 - label_smoothing) * logsigmoid(gaps) - label_smoothing * logsigmoid(-gaps)
+    loss = (losses * pairs.weights).sum() / max(num_prompts, 1)
+    return LossOutput(loss=loss, metrics=pair_metrics(rewards, pairs))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DpoInputs:
-    """Summed log-probs of whole responses under policy (with gradient) and reference, each [P]."""
+def implicit_rewards(logprobs: Tensor, ref_logprobs: Tensor, beta: float) -> Tensor:
+    """What a policy, against its reference, says that responses are worth. DPO, arXiv:2305.18290, eq. 5.
 
-    chosen_logprobs: Tensor
-    rejected_logprobs: Tensor
-    ref_chosen_logprobs: Tensor
-    ref_rejected_logprobs: Tensor
-
-
-def dpo_loss(inputs: DpoInputs, beta: float, num_pairs: int) -> LossOutput:
-    """This micro-batch's share of mean -log sigmoid(beta [(lc - lc_ref) - (lr - lr_ref)]) over the step's
-    `num_pairs`. arXiv:2305.18290, eq. 7.
+    Summed log-probs of whole responses, [M]. With these rewards the Bradley-Terry loss is DPO's, eq. 7.
     """
-    chosen = beta * (inputs.chosen_logprobs - inputs.ref_chosen_logprobs)
-    rejected = beta * (inputs.rejected_logprobs - inputs.ref_rejected_logprobs)
-    loss = -logsigmoid(chosen - rejected).sum() / max(num_pairs, 1)
-    everywhere = torch.ones_like(chosen, dtype=torch.bool)
-    metrics = _pair_metrics(chosen - rejected)
-    metrics["preference/chosen_reward"] = mean_over(chosen, everywhere)
-    metrics["preference/rejected_reward"] = mean_over(rejected, everywhere)
-    return LossOutput(loss=loss, metrics=metrics)
+    return beta * (logprobs - ref_logprobs)
+
+
+def pair_metrics(rewards: Tensor, pairs: Pairs) -> dict[str, Measure]:
+    """How well `rewards` [M] tell the pairs apart; every pair counts alike, margins and smoothing left out."""
+    chosen, rejected = rewards.detach()[pairs.chosen], rewards.detach()[pairs.rejected]
+    differences = chosen - rejected
+    everywhere = torch.ones_like(differences, dtype=torch.bool)
+    return {
+        "preference/loss": mean_over(-logsigmoid(differences), everywhere),
+        "preference/accuracy": mean_over(_wins(differences), everywhere),
+        "preference/reward_difference": mean_over(differences, everywhere),
+        "preference/chosen_reward": mean_over(chosen, everywhere),
+        "preference/rejected_reward": mean_over(rejected, everywhere),
+        "preference/brier": mean_over((1 - differences.sigmoid()).square(), everywhere),
+        "preference/calibration_error": MetricStatistic(sums=calibration_sums(differences), value=calibration_error),
+    }
+
+
+def accuracy_bounds(rewards: Tensor, pairs: Pairs, prompts: Tensor) -> tuple[Measure, Measure]:
+    """Ends of the 95 % interval of the accuracy, with the pairs of one prompt as one cluster: they share responses.
+
+    `rewards` and `prompts`: [M], as `ranked_pairs` takes them.
+    """
+    _, cluster = prompts[pairs.chosen].unique(return_inverse=True)
+    nothing = torch.zeros(len(prompts), dtype=torch.float64, device=rewards.device)
+    wins = _wins(rewards[pairs.chosen] - rewards[pairs.rejected])
+    won = nothing.index_add(0, cluster, wins)
+    trials = nothing.index_add(0, cluster, torch.ones_like(wins))
+    moments = torch.stack([won, trials, won * won, won * trials, trials * trials, (trials > 0).double()]).sum(1)
+
+    def end(side: int) -> MetricStatistic:
+        return MetricStatistic(sums=moments, value=lambda sums: clustered_wilson(sums.tolist())[side])
+
+    return end(0), end(1)
 
 
 def calibration_sums(differences: Tensor, num_bins: int = 10) -> Tensor:
@@ -91,17 +114,7 @@ def calibration_sums(differences: Tensor, num_bins: int = 10) -> Tensor:
 def calibration_error(sums: Tensor) -> float:
     """Expected calibration error: mean |predicted - actual| over pairs, bin by bin. Guo, arXiv:1706.04599."""
     count, predicted, actual = sums
-    return float((predicted - actual).abs().sum() / count.sum())
-
-
-def _pair_metrics(differences: Tensor) -> dict[str, Measure]:
-    everywhere = torch.ones_like(differences, dtype=torch.bool)
-    return {
-        "preference/loss": mean_over(-logsigmoid(differences), everywhere),
-        "preference/accuracy": mean_over(_wins(differences), everywhere),
-        "preference/reward_difference": mean_over(differences, everywhere),
-        "preference/brier": mean_over((1 - differences.sigmoid()).square(), everywhere),
-    }
+    return float((predicted - actual).abs().sum() / count.sum())  # NaN where there is no pair
 
 
 def _wins(differences: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def train(
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the newest checkpoint")] = False,
 ) -> None:
-    """Run one stage: pre-training, supervised fine-tuning or reinforcement learning."""
+    """Run one stage: pre-training, fine-tuning, a reward model, DPO or reinforcement learning."""
     from configs.load import load_run
 
     run = load_run(recipe, overrides or [])

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.folder import RunFolder
-from configs.schema import DataConfig, MixConfig, ModelConfig, RlRun, Run, SftRun
+from configs.schema import BaseRun, DataConfig, MixConfig, ModelConfig, RlRun, Run, SftRun
 from experience.arithmetic import write_arithmetic
 from experience.checks import GoldPolicy
 from experience.countdown import write_countdown
 from experience.dataset import Dataset, load_dataset
 from experience.gym import write_gym
 from experience.prompts import PromptTable, warn_of_overlap
+from experience.ranked_arithmetic import write_ranked_arithmetic
 from experience.records import Prompt
 from experience.sequences import SequenceStream, TextSequences
 from experience.tokenizer import load_tokenizer
@@ -28,7 +29,9 @@ def data_sources(config: DataConfig, folder: RunFolder) -> tuple[str, str | None
     """Training and held-out data, as `load_dataset` takes them; generated problems are written first."""
     if config.train is not None:
         return config.train, config.eval
-    if config.countdown is not None:
+    if config.ranked_arithmetic is not None:
+        train, held_out = write_ranked_arithmetic(config.ranked_arithmetic, folder.data)
+    elif config.countdown is not None:
         train, held_out = write_countdown(config.countdown, folder.data)
     elif config.reasoning_gym is not None:
         train, held_out = write_gym(config.reasoning_gym, folder.data)
@@ -116,7 +119,7 @@ def sequence_limit(run: RlRun) -> int:
     return prompt + response
 
 
-def check_length(run: Run, key: str, value: int, total: int | None = None) -> None:
+def check_length(run: BaseRun, key: str, value: int, total: int | None = None) -> None:
     """ValueError when the model or a micro-batch can't hold a sequence of `total` tokens (else of `value`)."""
     total = value if total is None else total
     sizes = f"{key}={value}" + (f" = {total}" if total != value else "")

@@ -3,11 +3,11 @@
 import asyncio
 from pathlib import Path
 
-from cluster import reinforce, supervise
+from cluster import imitation, preferences, reinforce, supervise
 from cluster.folder import RunFolder
 from cluster.inputs import absolute
 from cluster.outcome import Outcome
-from configs.schema import RlRun, Run
+from configs.schema import DpoRun, RewardModelRun, RlRun, Run
 from trainers import checkpoint
 
 
@@ -19,7 +19,11 @@ def launch(run: Run, *, resume: bool = False) -> Outcome:
         start = _newest_checkpoint(folder) if resume else None
         if isinstance(run, RlRun):
             return asyncio.run(reinforce.train(run, reinforce.read_inputs(run, folder), folder, start))
-        return asyncio.run(supervise.train(run, supervise.read_inputs(run, folder), folder, start))
+        if isinstance(run, RewardModelRun | DpoRun):
+            inputs = preferences.read_inputs(run, folder)
+        else:
+            inputs = imitation.read_inputs(run, folder)
+        return asyncio.run(supervise.train(run, inputs, folder, start))
 
 
 def _newest_checkpoint(folder: RunFolder) -> Path:

@@ -2,12 +2,12 @@
 
 from cluster.folder import RunFolder
 from configs.redaction import redact
-from configs.schema import Run
+from configs.schema import BaseRun
 from metrics.meter import Meter
 from metrics.sinks import SinkOptions, open_sinks
 
 
-def open_meter(run: Run, folder: RunFolder, steps_done: int) -> Meter:
+def open_meter(run: BaseRun, folder: RunFolder, steps_done: int) -> Meter:
     """`steps_done`: by an earlier part of the run, whose lines stay; step 0 is the state before training."""
     options = SinkOptions(
         folder=folder.path,

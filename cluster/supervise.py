@@ -1,71 +1,55 @@
-"""The stages of pre-training and supervised fine-tuning: their parts made, joined and run to the end."""
+"""The stages that learn from data alone: their parts joined, and run to the end."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import ray
 
 from actors.trainer import TrainerGroup
 from cluster.folder import RunFolder
-from cluster.inputs import check_length, data_sources, make_mixer, trained_tokenizer
 from cluster.meters import open_meter
 from cluster.outcome import Outcome
 from cluster.session import ray_session
 from cluster.signals import stop_on_signal
 from configs.digest import config_digest
-from configs.schema import PretrainRun, SftRun
-from experience.dataset import Dataset, load_dataset
+from configs.schema import SupervisedRun, TrainerConfig
 from experience.packing import plan_block
 from experience.records import Batch, TokenBlock
-from experience.sequences import ConversationSequences, Sequences, SequenceStream, TextSequences, first_sequences
-from experience.tokenizer import build_tokenizer
 from metrics.meter import Meter
 from trainers.learner import LearnerSpec
-from trainers.mixing import Mixer
-from trainers.model_files import check_model
+from trainers.model_files import RewardNormalization
+from trainers.objective import Objective
 from trainers.saving import Saver
-from trainers.supervised import SupervisedObjective
 from trainers.supervised_loop import SupervisedLoop
-
-if TYPE_CHECKING:  # importing transformers takes seconds
-    from transformers import PreTrainedTokenizerBase
-
-SupervisedStage = PretrainRun | SftRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What was read and checked before anything heavy starts."""
+    """What was read and checked before anything heavy starts.
+
+    `make_batch`: the batch of a step, a pure function. `centred`: the responses whose rewards the export sets to
+    a mean of 0, where a reward model is trained; `unit_deviation`: and to a deviation of 1.
+    """
 
     tokenizer_path: str
-    sequences: SequenceStream
-    held_out: Sequences | None
-    mixer: Mixer | None
+    objective: Objective
+    make_batch: Callable[[int], Batch]
+    held_out: Batch | None
+    centred: Batch | None = None
+    unit_deviation: bool = False
 
 
-def read_inputs(run: SupervisedStage, folder: RunFolder) -> Inputs:
-    """Everything that can be wrong with a recipe is found here; ValueError says what."""
-    check_model(run.model, sequence_parallel_size=run.trainer.sequence_parallel_size)
-    check_length(run, "max_sequence_tokens", run.max_sequence_tokens)
-    train_source, held_out_source = data_sources(run.data, folder)
-    train = load_dataset(train_source)
-    tokenizer = _tokenizer(run, folder, train)
-    to_sequences = TextSequences if isinstance(run, PretrainRun) else ConversationSequences
-    held_out = None if held_out_source is None else load_dataset(held_out_source)
-    return Inputs(
-        tokenizer_path=str(folder.tokenizer),
-        sequences=SequenceStream(
-            to_sequences(train, tokenizer, run.data, run.max_sequence_tokens), seed=run.seed, shuffle=run.data.shuffle
-        ),
-        held_out=None if held_out is None else to_sequences(held_out, tokenizer, run.data, run.max_sequence_tokens),
-        mixer=make_mixer(run, run.mix, tokenizer, folder) if isinstance(run, SftRun) else None,
+def plan_batch(block: TokenBlock, trainer: TrainerConfig) -> Batch:
+    """One optimiser step on every sequence of `block`."""
+    plan = plan_block(
+        block, number=0, num_ranks=trainer.num_data_ranks, tokens_per_micro_batch=trainer.tokens_per_micro_batch
     )
+    return Batch(blocks=(block,), mini_batches=(plan,))
 
 
-async def train(run: SupervisedStage, inputs: Inputs, folder: RunFolder, resume_from: Path | None) -> Outcome:
+async def train(run: SupervisedRun, inputs: Inputs, folder: RunFolder, resume_from: Path | None) -> Outcome:
     """Train to the last step, or until a signal."""
     with ExitStack() as stack:
         stack.enter_context(ray_session(run.cluster, num_cpus=run.trainer.num_ranks * run.trainer.threads_per_rank))
@@ -76,10 +60,10 @@ async def train(run: SupervisedStage, inputs: Inputs, folder: RunFolder, resume_
 
 
 class SupervisedObserver:
-    """Logs each step, measures held-out loss, saves."""
+    """Logs each step, measures on held-out data, saves."""
 
     def __init__(
-        self, run: SupervisedStage, *, learner: TrainerGroup, meter: Meter, saver: Saver, held_out: Batch | None
+        self, run: SupervisedRun, *, learner: TrainerGroup, meter: Meter, saver: Saver, held_out: Batch | None
     ) -> None:
         self._run, self._learner, self._meter, self._saver = run, learner, meter, saver
         self._held_out = held_out
@@ -98,17 +82,12 @@ class SupervisedObserver:
 
 
 async def _train(
-    run: SupervisedStage, inputs: Inputs, folder: RunFolder, learner: TrainerGroup, first_step: int
+    run: SupervisedRun, inputs: Inputs, folder: RunFolder, learner: TrainerGroup, first_step: int
 ) -> Outcome:
     meter = open_meter(run, folder, first_step)
-    loop = SupervisedLoop(
-        learner=learner,
-        make_batch=lambda step: _step_batch(run, inputs, step),
-        meter=meter,
-    )
+    loop = SupervisedLoop(learner=learner, make_batch=inputs.make_batch, meter=meter)
     saver = Saver(run.checkpoint, learner=learner, folder=folder.checkpoints, num_steps=run.num_steps, state=dict)
-    held_out = None if inputs.held_out is None else _batch(run, first_sequences(inputs.held_out, run.eval_sequences))
-    observer = SupervisedObserver(run, learner=learner, meter=meter, saver=saver, held_out=held_out)
+    observer = SupervisedObserver(run, learner=learner, meter=meter, saver=saver, held_out=inputs.held_out)
     with stop_on_signal(loop.stop):
         try:
             step = await loop.run(observer, first_step=first_step, num_steps=run.num_steps)
@@ -118,7 +97,7 @@ async def _train(
         await saver.save(step)
         is_finished = step == run.num_steps
         if is_finished:
-            await learner.export(folder.export)
+            await learner.export(folder.export, await _normalization(inputs, learner))
     return Outcome(
         step=step,
         is_finished=is_finished,
@@ -129,43 +108,26 @@ async def _train(
     )
 
 
-def _tokenizer(run: SupervisedStage, folder: RunFolder, train: Dataset) -> "PreTrainedTokenizerBase":
-    """The checkpoint's tokenizer, or a new one; the run's folder holds it, for the ranks and the export."""
-    if run.model.new is None:
-        tokenizer = trained_tokenizer(run)
-    else:
-        column = run.data.text_column if isinstance(run, PretrainRun) else run.data.response_column
-        tokenizer = build_tokenizer(run.model.new.tokenizer, train.table[column].to_pylist())
-    tokenizer.save_pretrained(folder.tokenizer)
-    return tokenizer
+async def _normalization(inputs: Inputs, learner: TrainerGroup) -> RewardNormalization | None:
+    """What the trained model's rewards are to become; None for a model that gives none."""
+    if inputs.centred is None:
+        return None
+    measured = await learner.evaluate(inputs.centred)
+    std = measured["eval/reward_std"] if inputs.unit_deviation else 1.0
+    if not std:
+        raise ValueError("normalize=mean_and_deviation: the trained model gives every response the same reward")
+    return RewardNormalization(mean=measured["eval/reward_mean"], std=std)
 
 
-def _learner_spec(run: SupervisedStage, inputs: Inputs) -> LearnerSpec:
+def _learner_spec(run: SupervisedRun, inputs: Inputs) -> LearnerSpec:
     return LearnerSpec(
         model=run.model,
         tokenizer_path=inputs.tokenizer_path,
         seed=run.seed,
         optimizer=run.optimizer,
         trainer=run.trainer,
-        objective=SupervisedObjective(),
+        objective=inputs.objective,
         total_updates=run.num_steps,
         config_digest=config_digest(run),
         use_gpu=ray.cluster_resources().get("GPU", 0) > 0,
     )
-
-
-def _batch(run: SupervisedStage, block: TokenBlock) -> Batch:
-    """One optimiser step on every sequence of `block`."""
-    plan = plan_block(
-        block,
-        number=0,
-        num_ranks=run.trainer.num_data_ranks,
-        tokens_per_micro_batch=run.trainer.tokens_per_micro_batch,
-    )
-    return Batch(blocks=(block,), mini_batches=(plan,))
-
-
-def _step_batch(run: SupervisedStage, inputs: Inputs, step: int) -> Batch:
-    """What step `step` (from 0) learns from."""
-    batch = _batch(run, inputs.sequences.block(step, run.sequences_per_step))
-    return batch if inputs.mixer is None else inputs.mixer.mix(batch, step)

@@ -10,9 +10,15 @@ from typing import Any, Literal, Union, get_args, get_origin
 import annotated_types
 from pydantic.fields import FieldInfo
 
-from configs.schema import BaseRun, PretrainRun, RlRun, Section, SftRun
+from configs.schema import BaseRun, DpoRun, PretrainRun, RewardModelRun, RlRun, Section, SftRun
 
-STAGES: Mapping[str, type[BaseRun]] = {"pretrain": PretrainRun, "sft": SftRun, "rl": RlRun}
+STAGES: Mapping[str, type[BaseRun]] = {
+    "pretrain": PretrainRun,
+    "sft": SftRun,
+    "reward_model": RewardModelRun,
+    "dpo": DpoRun,
+    "rl": RlRun,
+}
 
 _TYPE_NAMES = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
 _BOUNDS = (

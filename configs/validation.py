@@ -103,7 +103,7 @@ class _Reporter:
     def _unknown(self, path: KeyPath) -> str:
         dotted, general = _dotted(path), _general(path)
         if stages := stages_with(general):
-            return f"{dotted} is a key of stage {' and '.join(stages)}, not of {self.stage} {self._at(path)}"
+            return f"{dotted} is a key of stage {', '.join(stages)}, not of {self.stage} {self._at(path)}"
         guess = suggest(general, self.stage)
         hint = f"did you mean {guess}?" if guess else "`wutong config --schema` lists all keys"
         return f"{dotted} is not a key; {hint} {self._at(path)}"

@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+import re
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +40,19 @@ class Problem:
         pairs = zip(self.operations, self.operands[1:], strict=True)
         return str(self.operands[0]) + "".join(f"{operation}{operand}" for operation, operand in pairs)
 
-    def reduced(self) -> "Problem":
-        """The chain after its next operation: the leftmost product, else the leftmost operation."""
+    @classmethod
+    def parse(cls, expression: str) -> "Problem":
+        """The chain that `expression` writes; its operands have no sign."""
+        numbers, operations = re.findall(r"\d+", expression), re.findall(r"[-+*]", expression)
+        return cls(operands=tuple(map(int, numbers)), operations=tuple(operations))
+
+    def reduced(self, error: int = 0) -> "Problem":
+        """The chain after its next operation, whose result is off by `error`.
+
+        The next operation is the leftmost product, else the leftmost operation.
+        """
         place = self.operations.index("*") if "*" in self.operations else 0
-        value = _APPLY[self.operations[place]](self.operands[place], self.operands[place + 1])
+        value = _APPLY[self.operations[place]](self.operands[place], self.operands[place + 1]) + error
         return Problem(
             operands=(*self.operands[:place], value, *self.operands[place + 2 :]),
             operations=(*self.operations[:place], *self.operations[place + 1 :]),

@@ -1,9 +1,9 @@
-"""Conversations as token sequences whose loss counts the assistant's turns alone."""
+"""Conversations as token sequences, with a mask of the tokens that the loss counts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,49 @@ class _Turn:
 
     text: str
     is_learned: bool
+
+
+class PairEncoder(Protocol):
+    """One way to make sequences of prompts and their responses."""
+
+    def encode(self, pairs: Sequence[Pair]) -> list[EncodedSequence]:
+        """One sequence a pair. ValueError says what is wrong; the caller knows the row."""
+        ...
+
+
+class JudgedEncoder:
+    """Encodes the whole conversation at once, as a reward model reads it; the last token alone counts."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+
+    def encode(self, pairs: Sequence[Pair]) -> list[EncodedSequence]:
+        """One sequence a pair. ValueError says what is wrong; the caller knows the row."""
+        tokens = self._with_template(pairs) if self._encoder.has_template else self._plain(pairs)
+        return [EncodedSequence(tokens=row, loss_mask=np.arange(len(row)) == len(row) - 1) for row in tokens]
+
+    def _with_template(self, pairs: Sequence[Pair]) -> list[NDArray[np.int32]]:
+        answer = [{"role": "assistant", "content": str(response)} for _, response in pairs]
+        turns = [[*self._encoder.conversation(prompt), last] for (prompt, _), last in zip(pairs, answer, strict=True)]
+        return self._encoder.encode(self._encoder.render(turns, generation=False))
+
+    def _plain(self, pairs: Sequence[Pair]) -> list[NDArray[np.int32]]:
+        if not all(isinstance(prompt, str) for prompt, _ in pairs):
+            raise ValueError("the data are messages but the tokenizer has no chat template; set data.chat_template")
+        return self._encoder.encode_plain([f"{prompt}{response}" for prompt, response in pairs])
+
+
+class LastTurnEncoder:
+    """As ConversationEncoder, but earlier answers of the assistant belong to the prompt."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._turns = ConversationEncoder(encoder)
+
+    def encode(self, pairs: Sequence[Pair]) -> list[EncodedSequence]:
+        """One sequence a pair. ValueError says what is wrong; the caller knows the row."""
+        return [
+            EncodedSequence(tokens=one.tokens, loss_mask=_last_run(one.loss_mask)) for one in self._turns.encode(pairs)
+        ]
 
 
 class ConversationEncoder:
@@ -92,6 +135,12 @@ class ConversationEncoder:
             )
             for prompt, response in zip(prompts, responses, strict=True)
         ]
+
+
+def _last_run(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask with nothing but its last unbroken stretch."""
+    num_breaks_after = np.cumsum((~mask)[::-1])[::-1]
+    return mask & (num_breaks_after == num_breaks_after[mask].min(initial=len(mask)))
 
 
 def _cut_turns(stretches: Sequence[tuple[str, str]]) -> list[_Turn]:

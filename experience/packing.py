@@ -31,12 +31,21 @@ def plan_mini_batches(
 
 
 def plan_block(block: TokenBlock, *, number: int, num_ranks: int, tokens_per_micro_batch: int) -> MiniBatch:
-    """One mini-batch of every sequence of `block`, which is the batch's `number`th."""
-    lengths = np.diff(block.offsets).tolist()
-    counts = np.add.reduceat(block.response_mask, block.offsets[:-1]).tolist()
+    """One mini-batch of every sequence of `block`, which is the batch's `number`th.
+
+    Sequences that are compared with each other stay together.
+    """
+    counted = np.concatenate([[0], np.cumsum(block.response_mask)])
+    edges = np.arange(len(block) + 1) if block.ranking is None else block.ranking.edges
     items = [
-        Item(block=number, row=row, num_tokens=length, num_loss_tokens=count)
-        for row, (length, count) in enumerate(zip(lengths, counts, strict=True))
+        Item(
+            block=number,
+            row=start,
+            num_rows=end - start,
+            num_tokens=int(block.offsets[end] - block.offsets[start]),
+            num_loss_tokens=int(counted[block.offsets[end]] - counted[block.offsets[start]]),
+        )
+        for start, end in pairwise(edges.tolist())
     ]
     return _mini_batch(items, num_ranks, tokens_per_micro_batch)
 
@@ -76,7 +85,8 @@ def _mini_batch(items: Sequence[Item], num_ranks: int, budget: int) -> MiniBatch
         _check_loss_tokens(item)
     return MiniBatch(
         ranks=plan_micro_batches(items, num_ranks=num_ranks, tokens_per_micro_batch=budget),
-        num_sequences=len(items),
+        num_items=len(items),
+        num_sequences=sum(item.num_rows for item in items),
         num_loss_tokens=sum(item.num_loss_tokens for item in items),
     )
 

@@ -47,12 +47,24 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """Responses that are compared with each other: C comparisons over the N sequences of a block.
+
+    `edges`: [C + 1]; comparison i holds the sequences edges[i]:edges[i + 1], all of one prompt.
+    `ratings`: [N], higher is better.
+    """
+
+    edges: NDArray[np.int64]
+    ratings: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenBlock:
     """Token-level columns of many trajectories, one after the other.
 
     `offsets`: [N + 1]; trajectory i holds tokens offsets[i]:offsets[i + 1], prompt included.
     `response_mask` is True on tokens that the policy sampled (or that a supervised loss counts);
-    `rollout_logprobs` and `versions` are 0 and -1 elsewhere.
+    `rollout_logprobs` and `versions` are 0 and -1 elsewhere. `ranking` says which of them are compared.
     """
 
     offsets: NDArray[np.int64]
@@ -60,6 +72,7 @@ class TokenBlock:
     response_mask: NDArray[np.bool_]
     rollout_logprobs: NDArray[np.float32]
     versions: NDArray[np.int32]
+    ranking: Ranking | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -131,6 +144,8 @@ class Group:
 class Item:
     """One sequence of a batch: its place in the batch's blocks, and what was decided about it as a whole.
 
+    Responses that are compared with each other make one item: `num_rows` sequences from `row` on, which no
+    plan parts; the counts of tokens are then sums over them.
     `num_loss_tokens`: tokens that the loss counts (the True ones of response_mask); 0 can't be planned.
     `advantage`: that of each of its tokens. `reward`: its last token's, where the ranks make token
     advantages of it.
@@ -139,6 +154,7 @@ class Item:
     block: int
     row: int
     num_tokens: int
+    num_rows: int = 1
     num_loss_tokens: int = 0
     advantage: float = 1.0
     reward: float = 0.0
@@ -155,6 +171,7 @@ class MiniBatch:
     """
 
     ranks: tuple[tuple[MicroBatch, ...], ...]
+    num_items: int
     num_sequences: int
     num_loss_tokens: int
 

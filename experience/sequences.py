@@ -14,7 +14,7 @@ from experience.dataset import Dataset
 from experience.encoding import Encoder
 from experience.errors import DataError
 from experience.order import EpochOrder
-from experience.records import TokenBlock
+from experience.records import Ranking, TokenBlock
 
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerBase
@@ -67,7 +67,7 @@ class TextSequences:
         encoder = Encoder(tokenizer)
         end = np.array([tokenizer.eos_token_id], dtype=np.int32)
         documents: list[NDArray[np.int32]] = []
-        for rows in _batches(checks.keep(dataset, reasons)):
+        for rows in rows_in_batches(checks.keep(dataset, reasons)):
             values = texts.take(pa.array(rows)).to_pylist()
             for tokens in checks.encode_rows(dataset, rows, values, encoder.encode_plain):
                 documents += (tokens, end)
@@ -81,7 +81,7 @@ class TextSequences:
     def block(self, rows: NDArray[np.int64]) -> TokenBlock:
         """These sequences, in this order."""
         parts = [self._tokens[row * self._size : (row + 1) * self._size] for row in rows.tolist()]
-        return _block(parts, [np.arange(len(part)) > 0 for part in parts])
+        return sequence_block([EncodedSequence(tokens=part, loss_mask=np.arange(len(part)) > 0) for part in parts])
 
 
 class ConversationSequences:
@@ -112,8 +112,7 @@ class ConversationSequences:
 
     def block(self, rows: NDArray[np.int64]) -> TokenBlock:
         """These sequences, in this order."""
-        sequences = self._encode(self._rows[rows])
-        return _block([one.tokens for one in sequences], [one.loss_mask for one in sequences])
+        return sequence_block(self._encode(self._rows[rows]))
 
     def _response_column(self, config: DataConfig) -> pa.ChunkedArray | None:
         absent = config.response_column not in self._dataset.table.column_names
@@ -133,7 +132,9 @@ class ConversationSequences:
         frame = len(self._encode(self._rows[:1])[0].tokens)
         columns = [self._prompts] if self._responses is None else [self._prompts, self._responses]
         unsure = self._rows[~checks.surely_short(columns, self._rows, limit - frame)]
-        lengths = np.array([len(one.tokens) for rows in _batches(unsure) for one in self._encode(rows)], dtype=np.int64)
+        lengths = np.array(
+            [len(one.tokens) for rows in rows_in_batches(unsure) for one in self._encode(rows)], dtype=np.int64
+        )
         if len(long := unsure[lengths > limit]):
             raise DataError(
                 f"{len(long)} of {len(self)} conversations have more than max_sequence_tokens={limit} tokens "
@@ -141,17 +142,19 @@ class ConversationSequences:
             )
 
 
-def _batches(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def rows_in_batches(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """`rows` in parts of which the Python objects fit in memory."""
     return [rows[start : start + _ROWS_PER_BATCH] for start in range(0, len(rows), _ROWS_PER_BATCH)]
 
 
-def _block(tokens: Sequence[NDArray[np.int32]], masks: Sequence[NDArray[np.bool_]]) -> TokenBlock:
+def sequence_block(sequences: Sequence[EncodedSequence], ranking: Ranking | None = None) -> TokenBlock:
     """Sequences as a trainer reads them; nobody sampled them, so log-probs are 0 and versions -1."""
-    offsets = np.concatenate([[0], np.cumsum([len(one) for one in tokens])]).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum([len(one.tokens) for one in sequences])]).astype(np.int64)
     return TokenBlock(
         offsets=offsets,
-        tokens=np.concatenate(tokens),
-        response_mask=np.concatenate(masks),
+        tokens=np.concatenate([one.tokens for one in sequences]),
+        response_mask=np.concatenate([one.loss_mask for one in sequences]),
         rollout_logprobs=np.zeros(offsets[-1], dtype=np.float32),
         versions=np.full(offsets[-1], -1, dtype=np.int32),
+        ranking=ranking,
     )

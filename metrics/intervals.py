@@ -1,7 +1,7 @@
 """How sure a measured share or mean is: intervals, and pass@k."""
 
 from collections.abc import Sequence
-from math import comb, sqrt
+from math import comb, nan, sqrt
 from statistics import NormalDist
 
 import numpy as np
@@ -14,15 +14,36 @@ def wilson(num_successes: int, num_trials: int, confidence: float = 0.95) -> tup
     """
     if not 0 <= num_successes <= num_trials or num_trials < 1:
         raise ValueError(f"{num_successes} successes in {num_trials} trials is no proportion")
+    low, high = _score_interval(num_successes / num_trials, num_trials, confidence)
+    # At 0 and at all successes the ends are exact; rounding would leave them off by 1e-17.
+    return 0.0 if num_successes == 0 else low, 1.0 if num_successes == num_trials else high
+
+
+def clustered_wilson(moments: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of a share whose trials come in clusters that depend on each other, such as the pairs of a prompt.
+
+    `moments`: sums over clusters of w, n, w*w, w*n, n*n and 1, with w successes in n trials. Wilson's interval
+    for as many trials as would make the variance of the ratio of sums (Cochran 1977, section 6.3), and no more
+    than there are; one a cluster where the clusters show no variance. NaN for no trials.
+    """
+    successes, trials, square, cross, trials_square, num_clusters = moments
+    if not trials:
+        return nan, nan
+    share = successes / trials
+    residual = square - 2 * share * cross + share**2 * trials_square
+    variance = residual * num_clusters / max(num_clusters - 1, 1) / trials**2
+    # Rounding leaves about 1e-16 of a variance that is none.
+    effective = num_clusters if variance < 1e-12 else min(share * (1 - share) / variance, trials)
+    low, high = _score_interval(share, max(effective, 1.0), confidence)
+    return max(low, 0.0), min(high, 1.0)
+
+
+def _score_interval(share: float, num_trials: float, confidence: float) -> tuple[float, float]:
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = num_successes / num_trials
     scale = 1 + z**2 / num_trials
     centre = (share + z**2 / (2 * num_trials)) / scale
     half = z / scale * sqrt(share * (1 - share) / num_trials + z**2 / (4 * num_trials**2))
-    # At 0 and at all successes the ends are exact; rounding would leave them off by 1e-17.
-    low = 0.0 if num_successes == 0 else centre - half
-    high = 1.0 if num_successes == num_trials else centre + half
-    return low, high
+    return centre - half, centre + half
 
 
 def bootstrap_mean(

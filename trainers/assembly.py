@@ -1,7 +1,8 @@
 """One rank of a learner, put together from its spec."""
 
+import json
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +24,29 @@ from trainers.model import (
     load_model,
     new_model,
 )
+from trainers.model_files import NORMALIZATION, RewardNormalization
 from trainers.objective_trainer import ObjectiveTrainer
 from trainers.parallel import Layout, join_layout
 from trainers.policy import PolicyObjective
 from trainers.policy_trainer import PolicyTrainer
 from trainers.rank import RankTrainer
 from trainers.reference_trainer import ReferenceTrainer
-from trainers.value_model import value_model
+from trainers.reward_model import RewardModel, exported_config, is_classifier, load_classifier
+from trainers.value_model import value_model, value_model_of_rewards
 from trainers.zero import FrozenModel, ZeroEngine
 
 EXPORT_BUCKET_BYTES = 2 << 30
 
 
-def build_model(spec: LearnerSpec) -> PolicyModel:
+def build_model(spec: LearnerSpec) -> PolicyModel | RewardModel:
+    """The model before training, with the head that the objective asks for."""
+    objective = spec.objective
+    if not isinstance(objective, PolicyObjective) and objective.needs_reward_head:
+        return RewardModel(load_classifier(spec.model, seed=spec.seed))
+    return build_policy(spec)
+
+
+def build_policy(spec: LearnerSpec) -> PolicyModel:
     """The policy before training: what `model.path` holds, or random weights from the run's seed."""
     if spec.model.new is None:
         return PolicyModel(load_model(spec.model))
@@ -50,11 +61,11 @@ def assemble(spec: LearnerSpec) -> RankTrainer:
     """This process's rank; the process group is joined already. RuntimeError if the model mixes packed sequences."""
     _seed(spec.seed)
     model = build_model(spec)
-    check_packing(model)
+    check_packing(model.pretrained)
     layout = join_layout(spec.trainer.sequence_parallel_size, spec.trainer.collective_timeout_seconds)
-    check_sharing(model.causal_lm, layout)
+    check_sharing(model.pretrained, layout)
     if spec.model.gradient_checkpointing:
-        enable_checkpointing(model.causal_lm)
+        enable_checkpointing(model.pretrained)
     engine = ZeroEngine(model, spec.optimizer, spec.trainer, dtype=spec.model.dtype, total_steps=spec.total_updates)
     objective = spec.objective
     if not isinstance(objective, PolicyObjective):
@@ -82,10 +93,10 @@ def assemble_reference(spec: LearnerSpec) -> ReferenceTrainer:
     """This process's rank of a reference that has ranks of its own; `spec.trainer` describes these."""
     _seed(spec.seed)
     assert isinstance(spec.objective, PolicyObjective), "another objective keeps its reference beside the model"
-    model = build_model(spec)
-    check_packing(model)
+    model = build_policy(spec)
+    check_packing(model.pretrained)
     layout = join_layout(spec.trainer.sequence_parallel_size, spec.trainer.collective_timeout_seconds)
-    check_sharing(model.causal_lm, layout)
+    check_sharing(model.pretrained, layout)
     return ReferenceTrainer(FrozenModel(model, spec.trainer, dtype=spec.model.dtype), spec.objective, layout)
 
 
@@ -106,7 +117,10 @@ def _critic(spec: LearnerSpec, objective: PolicyObjective, layout: Layout) -> Cr
     assert config is not None, "an algorithm with a critic comes with its config"
     if config.path is not None:
         spec = replace(spec, model=spec.model.model_copy(update={"path": config.path, "new": None}))
-    model = value_model(build_model(spec).causal_lm)
+    if config.path is not None and is_classifier(config.path):
+        model = value_model_of_rewards(load_classifier(spec.model, seed=spec.seed))
+    else:
+        model = value_model(build_policy(spec).causal_lm)
     check_sharing(model.body, layout)
     if spec.model.gradient_checkpointing:
         enable_checkpointing(model.body)
@@ -121,15 +135,26 @@ def load_tokenizer(spec: LearnerSpec) -> Any:
     return AutoTokenizer.from_pretrained(spec.tokenizer_path, trust_remote_code=spec.model.trust_remote_code)
 
 
-def export_policy(engine: ZeroEngine, spec: LearnerSpec, folder: Path) -> None:
-    """Write the policy in Hugging Face format; all ranks enter, the first one writes."""
+def export_model(
+    engine: ZeroEngine, spec: LearnerSpec, folder: Path, normalization: RewardNormalization | None = None
+) -> None:
+    """Write the model in Hugging Face format; all ranks enter, the first one writes.
+
+    `normalization`: what a reward model's values are to become, stored beside the weights.
+    """
     buckets = (checkpoint_tensors(bucket) for bucket in engine.buckets(EXPORT_BUCKET_BYTES))
     if engine.rank != 0:
         for _ in buckets:
             pass
         return
     module = engine.module
-    assert isinstance(module, PolicyModel)
+    assert isinstance(module, PolicyModel | RewardModel)
+    tokenizer = load_tokenizer(spec)
     with export_folder(folder) as draft:
         write_weights(buckets, draft)
-        write_description(draft, module.config, module.causal_lm.generation_config, load_tokenizer(spec))
+        if isinstance(module, PolicyModel):
+            write_description(draft, module.pretrained.config, module.pretrained.generation_config, tokenizer)
+        else:
+            write_description(draft, exported_config(module.classifier, tokenizer), None, tokenizer)
+        if normalization is not None:
+            (draft / NORMALIZATION).write_text(json.dumps(asdict(normalization)) + "\n", encoding="utf-8")

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from configs.schema.model import Dtype, ModelConfig, NewModelConfig
 from trainers.attention import SEGMENTS, attention_arguments, attention_for
@@ -16,8 +16,8 @@ from trainers.parallel import ALONE, Layout
 
 # T tokens, S of them on this rank, D hidden size
 
-_DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_NAME_PREFIX = "causal_lm."
+TORCH_DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_NAME_PREFIXES = ("causal_lm.", "classifier.")
 
 # Relative difference that rounding may make between a packed and a lone sequence; a leak makes 0.1 or more.
 _PACKING_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
@@ -43,9 +43,9 @@ class PolicyModel(nn.Module):
         self.causal_lm = causal_lm
 
     @property
-    def config(self) -> PretrainedConfig:
-        """The architecture, as transformers writes it."""
-        return self.causal_lm.config
+    def pretrained(self) -> PreTrainedModel:
+        """The model of transformers inside."""
+        return self.causal_lm
 
     @property
     def head(self) -> LogProbHead:
@@ -91,8 +91,10 @@ def hidden_states(causal_lm: PreTrainedModel, packed: Packed) -> Tensor:
 
 
 def checkpoint_name(parameter_name: str) -> str:
-    """The name that a PolicyModel's parameter has in a Hugging Face checkpoint."""
-    return parameter_name.removeprefix(_NAME_PREFIX)
+    """The name that a parameter of a PolicyModel or a RewardModel has in a Hugging Face checkpoint."""
+    for prefix in _NAME_PREFIXES:
+        parameter_name = parameter_name.removeprefix(prefix)
+    return parameter_name
 
 
 def new_model(
@@ -120,7 +122,7 @@ def new_model(
         model = AutoModelForCausalLM.from_config(architecture, attn_implementation=SEGMENTS, dtype=torch.float32)
     # Set on loading, but not on making; without it vLLM takes an export for an embedding model.
     model.config.architectures = [type(model).__name__]
-    return model.to(_DTYPES[dtype])
+    return model.to(TORCH_DTYPES[dtype])
 
 
 def _expert_sizes(config: NewModelConfig) -> dict[str, int]:
@@ -138,7 +140,7 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
     assert config.path is not None
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         config.path,
-        dtype=_DTYPES[config.dtype],
+        dtype=TORCH_DTYPES[config.dtype],
         attn_implementation=SEGMENTS,
         use_safetensors=None if config.allow_pickle_weights else True,
         trust_remote_code=config.trust_remote_code,
@@ -163,14 +165,14 @@ def enable_checkpointing(model: PreTrainedModel) -> None:
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def check_packing(model: PolicyModel) -> None:
+def check_packing(model: PreTrainedModel) -> None:
     """Raise RuntimeError unless sequences have the same hidden states in a pack as alone."""
-    sequences = _probe_sequences(model.causal_lm)
-    alone = [_probe(model.causal_lm, [tokens], ALONE) for tokens in sequences]
-    difference = _difference(_probe(model.causal_lm, sequences, ALONE), torch.cat(alone))
+    sequences = _probe_sequences(model)
+    alone = [_probe(model, [tokens], ALONE) for tokens in sequences]
+    difference = _difference(_probe(model, sequences, ALONE), torch.cat(alone))
     if difference is not None:
         raise RuntimeError(
-            f"{type(model.causal_lm).__name__} with attn_implementation={model.config._attn_implementation!r} "
+            f"{type(model).__name__} with attn_implementation={model.config._attn_implementation!r} "
             f"mixes packed sequences (hidden states differ by {difference:.1e}); training would be wrong"
         )
 

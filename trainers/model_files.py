@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any, get_args
@@ -13,9 +14,21 @@ _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _HUB_TIMEOUT_SECONDS = 4.0
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-_NORMALIZATION = "reward_normalization.json"
+NORMALIZATION = "reward_normalization.json"
 _EMBEDDING = "model.embed_tokens.weight"
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardNormalization:
+    """What a reward model's raw values become: less the mean, over the deviation."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def apply(self, value: float) -> float:
+        """The reward of a raw value."""
+        return (value - self.mean) / self.std
 
 
 def check_model(config: ModelConfig, *, sequence_parallel_size: int = 1) -> None:
@@ -70,16 +83,16 @@ def _check_classifier(path: str, folder: Path) -> None:
     reward_normalization(path)
 
 
-def reward_normalization(path: str) -> tuple[float, float]:
-    """Mean and standard deviation in the reward model's reward_normalization.json; 0 and 1 where there is none."""
-    file = Path(path).expanduser() / _NORMALIZATION
+def reward_normalization(path: str) -> RewardNormalization:
+    """What the reward model's reward_normalization.json says; 0 and 1 where there is none."""
+    file = Path(path).expanduser() / NORMALIZATION
     if not file.is_file():
-        return 0.0, 1.0
+        return RewardNormalization()
     values = _read_json(file)
     mean, std = values.get("mean"), values.get("std")
     if not isinstance(mean, int | float) or not isinstance(std, int | float) or not (isfinite(mean) and 0 < std < inf):
         raise ValueError(f'{file}: expected {{"mean": a number, "std": a number above 0}}, found {values}')
-    return float(mean), float(std)
+    return RewardNormalization(mean=float(mean), std=float(std))
 
 
 def _check_new(new: NewModelConfig) -> None:

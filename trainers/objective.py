@@ -21,6 +21,11 @@ class Objective(Protocol):
     """One way to train one model. Frozen and small: it travels to each rank."""
 
     @property
+    def needs_reward_head(self) -> bool:
+        """The model gives one reward a sequence (a RewardModel), not log-probs of tokens (a PolicyModel)."""
+        ...
+
+    @property
     def needs_reference(self) -> bool:
         """The frozen first state of the model is kept, and handed to `loss` and `measure`."""
         ...

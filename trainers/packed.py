@@ -34,6 +34,8 @@ class Packed:
     versions: Tensor  # [T] int32, -1 outside response_mask
     advantages: Tensor  # [T] float32: the sequence's scalar on its response tokens, 0 elsewhere
     rewards: Tensor  # [N] float32: of the whole sequence
+    item_ids: Tensor  # [N] int64: equal for sequences that are compared with each other
+    ratings: Tensor  # [N] float32, higher is better; 0 where nothing is compared
     layout: Layout = ALONE  # the ranks that share the tokens in the model's forward pass
 
     @property
@@ -45,6 +47,12 @@ class Packed:
     def num_sequences(self) -> int:
         """N; the dummy of an empty micro-batch is one."""
         return len(self.lengths)
+
+    @property
+    def has_response(self) -> Tensor:
+        """[N] bool: the sequences of which some token is counted, which are all but a dummy."""
+        counted = self.response_mask.long()
+        return torch.zeros_like(self.item_ids).index_add(0, self.sequence_ids, counted) > 0
 
     @property
     def max_seqlen(self) -> int:
@@ -73,10 +81,11 @@ def pack(blocks: Mapping[int, TokenBlock] | Sequence[TokenBlock], micro_batch: M
     """
     if not micro_batch:
         return _dummy()
-    spans = [(blocks[item.block], _span(blocks[item.block], item)) for item in micro_batch]
-    lengths = [item.num_tokens for item in micro_batch]
+    spans = [(blocks[item.block], span) for item in micro_batch for span in _spans(blocks[item.block], item)]
+    lengths = [span.stop - span.start for _, span in spans]
+    num_rows = [item.num_rows for item in micro_batch]
     mask = np.concatenate([block.response_mask[span] for block, span in spans])
-    scalars = np.repeat(np.array([item.advantage for item in micro_batch], dtype=np.float32), lengths)
+    scalars = np.repeat(np.repeat([np.float32(item.advantage) for item in micro_batch], num_rows), lengths)
     return _packed(
         lengths=lengths,
         tokens=np.concatenate([block.tokens[span] for block, span in spans]),
@@ -84,7 +93,9 @@ def pack(blocks: Mapping[int, TokenBlock] | Sequence[TokenBlock], micro_batch: M
         rollout_logprobs=np.concatenate([block.rollout_logprobs[span] for block, span in spans]),
         versions=np.concatenate([block.versions[span] for block, span in spans]),
         advantages=np.where(mask, scalars, np.float32(0)),
-        rewards=np.array([item.reward for item in micro_batch], dtype=np.float32),
+        rewards=np.repeat([np.float32(item.reward) for item in micro_batch], num_rows),
+        item_ids=np.repeat(np.arange(len(micro_batch)), num_rows),
+        ratings=np.concatenate([_ratings(blocks[item.block], item) for item in micro_batch]),
     )
 
 
@@ -101,22 +112,34 @@ def pack_tokens(sequences: Sequence[Sequence[int]]) -> Packed:
         versions=np.full(len(mask), -1, dtype=np.int32),
         advantages=mask.astype(np.float32),
         rewards=np.zeros(len(lengths), dtype=np.float32),
+        item_ids=np.arange(len(lengths)),
+        ratings=np.zeros(len(lengths), dtype=np.float32),
     )
 
 
-def _span(block: TokenBlock, item: Item) -> slice:
-    span = block.span(item.row)
-    if span.stop - span.start != item.num_tokens:
+def _spans(block: TokenBlock, item: Item) -> list[slice]:
+    """Where the item's sequences stand in its block."""
+    rows = range(item.row, item.row + item.num_rows)
+    spans = [block.span(row) for row in rows]
+    num_tokens = spans[-1].stop - spans[0].start
+    if num_tokens != item.num_tokens:
         raise ValueError(
-            f"block {item.block}, row {item.row} holds {span.stop - span.start} tokens, "
+            f"block {item.block}, row {item.row} holds {num_tokens} tokens, "
             f"but its item says {item.num_tokens}: the batch belongs to other blocks"
         )
-    if block.response_mask[span.start]:
-        raise ValueError(
-            f"block {item.block}, row {item.row}: response_mask counts the sequence's first token, "
-            "which has none before it to be predicted from; put a prompt or a start token before it"
-        )
-    return span
+    for row, span in zip(rows, spans, strict=True):
+        if block.response_mask[span.start]:
+            raise ValueError(
+                f"block {item.block}, row {row}: response_mask counts the sequence's first token, "
+                "which has none before it to be predicted from; put a prompt or a start token before it"
+            )
+    return spans
+
+
+def _ratings(block: TokenBlock, item: Item) -> NDArray[np.float32]:
+    if block.ranking is None:
+        return np.zeros(item.num_rows, dtype=np.float32)
+    return block.ranking.ratings[item.row : item.row + item.num_rows]
 
 
 def _dummy() -> Packed:
@@ -129,6 +152,8 @@ def _dummy() -> Packed:
         versions=nothing.astype(np.int32) - 1,
         advantages=nothing.astype(np.float32),
         rewards=np.zeros(1, dtype=np.float32),
+        item_ids=np.zeros(1, dtype=np.int64),
+        ratings=np.zeros(1, dtype=np.float32),
     )
 
 

@@ -16,14 +16,15 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from configs.schema.model import Dtype
 from configs.schema.training import TrainerConfig
+from experience.conversations import JudgedEncoder
 from experience.encoding import Encoder
 from experience.tokenizer import load_tokenizer
 from rewards.contract import RewardError, RewardInput, Score, Status
+from trainers.model import TORCH_DTYPES
 from trainers.model_files import reward_normalization
+from trainers.reward_model import checked_classifier
 
 # B sequences, T tokens of the longest
-
-_DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class ScoringModel:
@@ -41,13 +42,15 @@ class ScoringModel:
 
         `ranks`: the group of ranks that this process has joined, to hold the model together with them.
         """
-        self._encoder = Encoder(load_tokenizer(path))
+        encoder = Encoder(load_tokenizer(path))
+        self._has_template = encoder.has_template
+        self._encoder = JudgedEncoder(encoder)
         model = _load(path, dtype)
         self._config = model.config
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._rank, self._num_ranks = (dist.get_rank(), ranks.num_ranks) if ranks else (0, 1)
         self._model: Callable[..., Any] = _partitioned(model, ranks, dtype) if ranks else _moved(model, self._device)
-        self._mean, self._std = reward_normalization(path)
+        self._normalization = reward_normalization(path)
         self._tokens_per_batch = tokens_per_batch
         self._forward_lock = threading.Lock()
 
@@ -91,12 +94,8 @@ class ScoringModel:
 
     def _tokens(self, item: RewardInput) -> NDArray[np.int32]:
         """The sample as the model reads it; ValueError when it is too long or its template refuses it."""
-        if self._encoder.has_template:
-            messages = self._encoder.conversation(list(item.messages) or item.prompt)
-            messages.append({"role": "assistant", "content": item.response})
-            (tokens,) = self._encoder.encode(self._encoder.render([messages], generation=False))
-        else:
-            (tokens,) = self._encoder.encode_plain([item.prompt + item.response])
+        prompt = (list(item.messages) or item.prompt) if self._has_template else item.prompt
+        tokens = self._encoder.encode([(prompt, item.response)])[0].tokens
         longest = getattr(self._config, "max_position_embeddings", None)
         if not len(tokens) or (longest is not None and len(tokens) > longest):
             raise ValueError(f"a text of {len(tokens)} tokens; the reward model takes 1 to {longest or 'any number'}")
@@ -120,7 +119,7 @@ class ScoringModel:
     def _score(self, value: float) -> Score:
         if not math.isfinite(value):
             return Score(value=None, status=Status.ERROR, detail=f"the reward model answers {value}")
-        return Score(value=(value - self._mean) / self._std)
+        return Score(value=self._normalization.apply(value))
 
 
 def token_batches(lengths: dict[int, int], budget: int) -> Iterator[list[int]]:
@@ -140,16 +139,9 @@ def token_batches(lengths: dict[int, int], budget: int) -> Iterator[list[int]]:
 
 def _load(path: str, dtype: Dtype) -> PreTrainedModel:
     loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-        path, dtype=_DTYPES[dtype], use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        path, dtype=TORCH_DTYPES[dtype], use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
-    model, report = loaded
-    if model.config.num_labels != 1:
-        raise ValueError(f"{path}: {model.config.num_labels} labels; a reward model has num_labels=1")
-    # transformers only warns, and answers with random weights in their place.
-    wrong = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
-    if wrong:
-        raise ValueError(f"{path}: weights missing or of the wrong shape: {', '.join(wrong[:5])}")
-    return model.eval()
+    return checked_classifier(*loaded, path=path).eval()
 
 
 def _moved(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:

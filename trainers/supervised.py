@@ -17,6 +17,11 @@ class SupervisedObjective:
     """The mean negative log-prob of the tokens that the mask counts."""
 
     @property
+    def needs_reward_head(self) -> bool:
+        """Tokens are predicted."""
+        return False
+
+    @property
     def needs_reference(self) -> bool:
         """Nothing to compare with."""
         return False

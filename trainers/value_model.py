@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from trainers.model import hidden_states
 from trainers.packed import Packed
+from trainers.reward_model import score_head
 
 
 class ValueModel(nn.Module):
@@ -25,6 +26,15 @@ class ValueModel(nn.Module):
         own = self.head(hidden_states(self.body, packed)).squeeze(-1).float()
         values = packed.layout.gather(own, packed.num_tokens).roll(1)  # from each token to the next
         return torch.where(packed.response_mask, values, 0)
+
+
+def value_model_of_rewards(classifier: PreTrainedModel) -> ValueModel:
+    """A reward model's body and its head: every token is worth at first what its text would get as an end.
+
+    InstructGPT, arXiv:2203.02155, starts its value function so.
+    """
+    body: Any = classifier.base_model
+    return ValueModel(body, score_head(classifier))
 
 
 def value_model(causal_lm: PreTrainedModel) -> ValueModel:

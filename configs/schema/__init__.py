@@ -2,11 +2,30 @@
 
 from configs.schema.algorithm import AlgorithmConfig
 from configs.schema.base import Section
-from configs.schema.data import ArithmeticConfig, CountdownConfig, DataConfig, MixConfig, ReasoningGymConfig
+from configs.schema.data import (
+    ArithmeticConfig,
+    CountdownConfig,
+    DataConfig,
+    MixConfig,
+    RankedArithmeticConfig,
+    ReasoningGymConfig,
+)
 from configs.schema.model import ModelConfig, NewModelConfig, TokenizerConfig
 from configs.schema.rewards import RewardModelConfig, RewardPoolConfig, RewardSpec
 from configs.schema.rollout import EvaluationConfig, RolloutConfig, SamplingConfig
-from configs.schema.run import BaseRun, ClusterConfig, PretrainRun, RlRun, Run, SftRun, SupervisedRun
+from configs.schema.run import (
+    BaseRun,
+    ClusterConfig,
+    DpoRun,
+    ImitationRun,
+    PreferenceRun,
+    PretrainRun,
+    RewardModelRun,
+    RlRun,
+    Run,
+    SftRun,
+    SupervisedRun,
+)
 from configs.schema.training import (
     CheckpointConfig,
     CriticConfig,
@@ -25,16 +44,21 @@ __all__ = [
     "CountdownConfig",
     "CriticConfig",
     "DataConfig",
+    "DpoRun",
     "EvaluationConfig",
+    "ImitationRun",
     "LoggingConfig",
     "MixConfig",
     "ModelConfig",
     "NewModelConfig",
     "OptimizerConfig",
+    "PreferenceRun",
     "PretrainRun",
+    "RankedArithmeticConfig",
     "ReasoningGymConfig",
     "ReferenceConfig",
     "RewardModelConfig",
+    "RewardModelRun",
     "RewardPoolConfig",
     "RewardSpec",
     "RlRun",

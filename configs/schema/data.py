@@ -9,7 +9,7 @@ from configs.schema.gym_tasks import GYM_TASKS
 
 Operation = Literal["+", "-", "*"]
 
-GENERATORS = ("arithmetic", "countdown", "reasoning_gym")
+GENERATORS = ("arithmetic", "ranked_arithmetic", "countdown", "reasoning_gym")
 
 
 class ArithmeticConfig(Section):
@@ -27,6 +27,24 @@ class ArithmeticConfig(Section):
     """Held-out problems; none of them is among the training problems."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the generator."""
+
+
+class RankedArithmeticConfig(ArithmeticConfig):
+    """The same arithmetic problems with responses in which more or fewer steps are wrong (reward_model, dpo)."""
+
+    num_responses: int = Field(default=4, ge=2, le=9)
+    """Responses a comparison; no two of them have equally many wrong steps."""
+    rankings_per_problem: int = Field(default=1, ge=1)
+    """Training comparisons of each problem, with other mistakes in each; held-out problems have one."""
+
+    @model_validator(mode="after")
+    def _enough_steps(self) -> "RankedArithmeticConfig":
+        if self.num_responses > self.steps + 1:
+            raise ValueError(
+                f"num_responses={self.num_responses} with steps={self.steps}: only {self.steps + 1} responses can "
+                "differ in their number of wrong steps; lower it, or raise steps"
+            )
+        return self
 
 
 class CountdownConfig(Section):
@@ -82,6 +100,8 @@ class DataConfig(Section):
     """Held-out data in the same form; none: no held-out evaluation."""
     arithmetic: ArithmeticConfig | None = None
     """Generate arithmetic problems instead of reading files."""
+    ranked_arithmetic: RankedArithmeticConfig | None = None
+    """Generate arithmetic problems with ranked responses instead of reading files."""
     countdown: CountdownConfig | None = None
     """Generate countdown problems instead of reading files."""
     reasoning_gym: ReasoningGymConfig | None = None
@@ -92,6 +112,18 @@ class DataConfig(Section):
     """Column with the gold answer that rewards compare with."""
     response_column: str = "response"
     """Column with the response to imitate (SFT)."""
+    chosen_column: str = "chosen"
+    """Column with the response that was preferred (reward_model, dpo): a text, or messages that end with it."""
+    rejected_column: str = "rejected"
+    """Column with the other response, in the same form."""
+    margin_column: str = "margin"
+    """Column with how much better the chosen response is, above 0; 1 where there is no such column."""
+    responses_column: str = "responses"
+    """Column with a list of responses to one prompt, in place of a chosen and a rejected one."""
+    ratings_column: str = "ratings"
+    """Column with a list of numbers, one for each of the responses: higher is better."""
+    ranks_column: str = "ranks"
+    """Column with the ranks of the responses where there are no ratings: 1 is the best."""
     text_column: str = "text"
     """Column with plain text (pre-training)."""
     system_prompt: str | None = None

@@ -1,4 +1,4 @@
-"""The stages that `wutong train` knows: pre-training, supervised fine-tuning, reinforcement learning."""
+"""The stages that `wutong train` knows: from pre-training to reinforcement learning."""
 
 from typing import Annotated, Literal
 
@@ -59,32 +59,74 @@ class BaseRun(Section):
 
 
 class SupervisedRun(BaseRun):
+    """What the stages share that learn from data alone, without sampling."""
+
+    max_sequence_tokens: int = Field(default=512, ge=2)
+    """Longest sequence, in tokens; longer texts are cut into several, longer conversations are refused."""
+    eval_every_steps: int = Field(default=0, ge=0)
+    """Measure on held-out data every so many steps; 0: only after the last."""
+
+
+class ImitationRun(SupervisedRun):
     """What pre-training and supervised fine-tuning share."""
 
     sequences_per_step: int = Field(default=64, ge=1)
     """Sequences in one optimiser step."""
-    max_sequence_tokens: int = Field(default=512, ge=2)
-    """Longest sequence, in tokens; longer texts are cut into several, longer conversations are refused."""
-    eval_every_steps: int = Field(default=0, ge=0)
-    """Measure held-out loss every so many steps; 0: only after the last."""
     eval_sequences: int = Field(default=256, ge=1)
     """Held-out sequences to measure on."""
 
 
-class PretrainRun(SupervisedRun):
+class PretrainRun(ImitationRun):
     """Next-token prediction on plain text."""
 
     stage: Literal["pretrain"]
     """Next-token prediction on plain text."""
 
 
-class SftRun(SupervisedRun):
+class SftRun(ImitationRun):
     """Imitation of responses; only their tokens count in the loss."""
 
     stage: Literal["sft"]
     """Supervised fine-tuning on prompts and responses."""
     mix: MixConfig | None = None
     """Pre-training text beside the responses, against forgetting."""
+
+
+class PreferenceRun(SupervisedRun):
+    """What the stages share that learn from comparisons of responses."""
+
+    comparisons_per_step: int = Field(default=64, ge=1)
+    """Prompts, each with its ranked responses, in one optimiser step."""
+    eval_comparisons: int = Field(default=512, ge=1)
+    """Held-out prompts to measure on."""
+
+    @model_validator(mode="after")
+    def _starts_from_a_checkpoint(self) -> "PreferenceRun":
+        if self.model.new is not None:
+            raise ValueError("model.new: comparisons are learned by a trained model; set model.path to its folder")
+        return self
+
+
+class RewardModelRun(PreferenceRun):
+    """A reward model from comparisons (Bradley-Terry)."""
+
+    stage: Literal["reward_model"]
+    """A reward model from comparisons."""
+    margin_scale: float = Field(default=0.0, ge=0)
+    """How much further apart rewards must be for each point that the ratings differ; 0: no margin."""
+    normalize: Literal["mean", "mean_and_deviation"] = "mean"
+    """What is stored with the model: rewards of the data's responses have mean 0, or deviation 1 too."""
+
+
+class DpoRun(PreferenceRun):
+    """Direct preference optimisation of a policy."""
+
+    stage: Literal["dpo"]
+    """Direct preference optimisation."""
+    beta: float = Field(default=0.1, gt=0)
+    """How fast rewards grow with the log-prob that the policy gains over its start; smaller: further away."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Chance that a comparison was labelled the wrong way round (conservative DPO)."""
 
 
 class RlRun(BaseRun):
@@ -133,4 +175,4 @@ class RlRun(BaseRun):
         return self
 
 
-Run = Annotated[PretrainRun | SftRun | RlRun, Field(discriminator="stage")]
+Run = Annotated[PretrainRun | SftRun | RewardModelRun | DpoRun | RlRun, Field(discriminator="stage")]

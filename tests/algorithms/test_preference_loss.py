@@ -3,15 +3,17 @@ import math
 import pytest
 import torch
 
-from algorithms.measures import finish
+from algorithms.measures import Measure, finish, merge
 from algorithms.preference import (
-    DpoInputs,
+    accuracy_bounds,
     bradley_terry_loss,
     calibration_error,
     calibration_sums,
-    dpo_loss,
+    implicit_rewards,
+    pair_metrics,
     ranked_pairs,
 )
+from metrics.intervals import clustered_wilson
 
 
 def surprise(difference: float) -> float:
@@ -82,42 +84,51 @@ def test_far_apart_rewards_stay_finite():
     assert rewards.grad.tolist() == [-1, 1]
 
 
-def test_dpo_by_hand_with_its_gradient():
-    chosen = torch.tensor([-10.0, -5.0], dtype=torch.float64, requires_grad=True)
-    rejected = torch.tensor([-12.0, -4.0], dtype=torch.float64, requires_grad=True)
-    inputs = DpoInputs(
-        chosen_logprobs=chosen,
-        rejected_logprobs=rejected,
-        ref_chosen_logprobs=torch.tensor([-11.0, -5.0], dtype=torch.float64),
-        ref_rejected_logprobs=torch.tensor([-11.0, -6.0], dtype=torch.float64),
-    )
-    output = dpo_loss(inputs, beta=0.5, num_pairs=4)
+def test_dpo_is_bradley_terry_on_implicit_rewards() -> None:
+    """arXiv:2305.18290, eq. 7, by hand, with its gradient by each response's log-prob."""
+    logprobs = torch.tensor([-10.0, -12.0, -5.0, -4.0], dtype=torch.float64, requires_grad=True)
+    ref_logprobs = torch.tensor([-11.0, -11.0, -5.0, -6.0], dtype=torch.float64)
+    pairs = ranked_pairs(torch.tensor([0, 0, 1, 1]), torch.tensor([1.0, 0.0] * 2))
+    output = bradley_terry_loss(implicit_rewards(logprobs, ref_logprobs, beta=0.5), pairs, num_prompts=4)
     differences = [0.5 * (1 - -1), 0.5 * (0 - 2)]
     assert float(output.loss.detach()) == pytest.approx(sum(map(surprise, differences)) / 4, abs=1e-9)
     output.loss.backward()
     pulls = [0.5 / (1 + math.exp(d)) / 4 for d in differences]
-    assert chosen.grad.tolist() == pytest.approx([-pull for pull in pulls], abs=1e-9)
-    assert rejected.grad.tolist() == pytest.approx(pulls, abs=1e-9)
+    expected = [pull for pair in pulls for pull in (-pair, pair)]
+    assert logprobs.grad.tolist() == pytest.approx(expected, abs=1e-9)
     metrics = finish(output.metrics)
     assert metrics["preference/accuracy"] == 0.5
     assert metrics["preference/chosen_reward"] == pytest.approx((0.5 + 0) / 2)
     assert metrics["preference/rejected_reward"] == pytest.approx((-0.5 + 1) / 2)
 
 
-def test_dpo_gradient_agrees_with_finite_differences():
-    columns = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+def test_label_smoothing_is_the_expected_loss_over_flipped_labels() -> None:
+    pairs = ranked_pairs(torch.tensor([0, 0]), torch.tensor([1.0, 0.0]), margin_scale=0.5)
+    output = bradley_terry_loss(torch.tensor([1.0, -1.0]), pairs, 1, label_smoothing=0.1)
+    assert float(output.loss) == pytest.approx(0.9 * surprise(1.5) + 0.1 * surprise(-1.5), abs=1e-6)
 
-    def loss(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
-        inputs = DpoInputs(
-            chosen_logprobs=chosen,
-            rejected_logprobs=rejected,
-            ref_chosen_logprobs=columns[2],
-            ref_rejected_logprobs=columns[3],
-        )
-        return dpo_loss(inputs, 0.1, 3).loss
 
-    chosen, rejected = (column.clone().requires_grad_() for column in columns[:2])
-    assert torch.autograd.gradcheck(loss, (chosen, rejected))
+def test_accuracy_bounds_take_the_pairs_of_a_prompt_as_one_cluster() -> None:
+    prompts = torch.tensor([4, 4, 4, 9, 9, 2])
+    ratings = torch.tensor([2.0, 1.0, 0.0, 1.0, 0.0, 0.0])
+    rewards = torch.tensor([3.0, 1.0, 2.0, 0.0, 1.0, 5.0])  # two of three pairs, none of one; no pair in the last
+    low, high = accuracy_bounds(rewards, ranked_pairs(prompts, ratings), prompts)
+    expected = clustered_wilson([2, 4, 4, 6, 10, 2])
+    assert (finish({"a": low})["a"], finish({"a": high})["a"]) == pytest.approx(expected)
+
+
+def test_metrics_of_pairs_are_the_same_however_prompts_are_cut() -> None:
+    generator = torch.Generator().manual_seed(3)
+    prompts, ratings = torch.arange(8).repeat_interleave(3), torch.randint(0, 3, (24,), generator=generator)
+    rewards = torch.randn(24, generator=generator)
+
+    def measured(rows: slice) -> dict[str, Measure]:
+        pairs = ranked_pairs(prompts[rows], ratings[rows])
+        low, high = accuracy_bounds(rewards[rows], pairs, prompts[rows])
+        return {**pair_metrics(rewards[rows], pairs), "low": low, "high": high}
+
+    whole, parts = measured(slice(24)), merge([measured(slice(9)), measured(slice(9, 12)), measured(slice(12, 24))])
+    assert finish(parts) == pytest.approx(finish(whole), rel=1e-6)
 
 
 def test_calibration_error_by_hand():

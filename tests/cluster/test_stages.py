@@ -110,6 +110,7 @@ def test_llama_with_bpe_under_zero_3_and_two_rollout_workers(tmp_path: Path) -> 
     assert set(table.column("worker").to_pylist()) == {"rollout-0", "rollout-1"}
 
 
+@pytest.mark.slow
 def test_a_mixture_of_experts_whose_tokens_two_ranks_share(tmp_path: Path) -> None:
     shared = {"trainer": {**TRAINER, "zero_stage": 3, "sequence_parallel_size": 2, "peak_tflops": 0.1}}
     launch(recipe("pretrain", tmp_path, model=new_model("qwen3_moe"), **shared))

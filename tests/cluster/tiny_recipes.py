@@ -1,4 +1,4 @@
-"""The three stages at the smallest size at which every part still works."""
+"""The stages at the smallest size at which every part still works."""
 
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 from configs.schema import Run
 
 DATA = {"arithmetic": {"operations": ["+"], "digits": 1, "steps": 1, "num_train": 30, "num_eval": 8}}
+RANKED = {"ranked_arithmetic": {"digits": 1, "steps": 2, "num_train": 30, "num_eval": 8, "num_responses": 3}}
 TRAINER = {"num_ranks": 2, "tokens_per_micro_batch": 512}
 
 
@@ -36,6 +37,18 @@ STAGES = {
     "sft": lambda folder: {
         "model": {"path": str(folder / "pretrain" / "export")},
         "sequences_per_step": 8,
+        "max_sequence_tokens": 64,
+    },
+    "reward_model": lambda folder: {
+        "model": {"path": str(folder / "sft" / "export")},
+        "data": RANKED,
+        "comparisons_per_step": 4,
+        "max_sequence_tokens": 64,
+    },
+    "dpo": lambda folder: {
+        "model": {"path": str(folder / "sft" / "export")},
+        "data": RANKED,
+        "comparisons_per_step": 4,
         "max_sequence_tokens": 64,
     },
     "rl": lambda folder: {

@@ -99,13 +99,16 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
         ("optimizer.weight_decay=false", "optimizer.weight_decay=false: want a number >= 0 (command line)"),
         ("seed=1.5", "seed=1.5: want an integer >= 0 and < 4294967296 (command line)"),
         ("trainer.zero_stage=7", "trainer.zero_stage=7: want one of 0, 1, 2, 3 (command line)"),
-        ("stage=rlhf", "stage='rlhf': choose one of pretrain, sft, rl (command line)"),
+        ("stage=rlhf", "stage='rlhf': choose one of pretrain, sft, reward_model, dpo, rl (command line)"),
         ("rewards=[]", "rewards=[]: want at least one, for example `rewards: [{use: math}]` (command line)"),
         ("rewards.0.use=null", "rewards.0.use=null: want a text (command line)"),
         ("rewards.2.use=x", "override rewards.2: rewards is a list; valid: an index from 0 to 1"),
         ("num_steps.x=1", "override num_steps.x: num_steps is a single value and has no keys"),
         ("rollout.groupsize=4", "rollout.groupsize is not a key; did you mean rollout.group_size? (command line)"),
-        ("max_sequence_tokens=4", "max_sequence_tokens is a key of stage pretrain and sft, not of rl (command line)"),
+        (
+            "max_sequence_tokens=4",
+            "max_sequence_tokens is a key of stage pretrain, sft, reward_model, dpo, not of rl (command line)",
+        ),
         ("seed", "override 'seed': write it as key=value, such as rollout.group_size=4"),
         ("seed=[1", "override seed:1:3: expected ',' or ']', but got '<stream end>'"),
         ("rewards.0.clip=[1]", "rewards.0.clip=[...]: want a list of 2 of (a number), or null (command line)"),
@@ -158,7 +161,7 @@ def test_missing_keys_come_with_an_example(tmp_path: Path) -> None:
     )
     path = write(tmp_path, "name: x\n")
     assert problems_of(path) == (
-        "stage is missing; for example `stage: rl`; choose one of pretrain, sft, rl (run.yaml)",
+        "stage is missing; for example `stage: rl`; choose one of pretrain, sft, reward_model, dpo, rl (run.yaml)",
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics.intervals import bootstrap_mean, pass_at_k, wilson
+from metrics.intervals import bootstrap_mean, clustered_wilson, pass_at_k, wilson
 
 PROPORTIONS = st.integers(1, 200).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total)))
 
@@ -34,6 +34,41 @@ def test_wilson_is_symmetric_in_success_and_failure(proportion: tuple[int, int])
     successes, total = proportion
     low, high = wilson(successes, total)
     assert wilson(total - successes, total) == pytest.approx((1 - high, 1 - low), abs=1e-12)
+
+
+def moments(wins: np.ndarray, trials: np.ndarray) -> list[float]:
+    return [float(x.sum()) for x in (wins, trials, wins**2, wins * trials, trials**2, np.ones(len(wins)))]
+
+
+def test_clusters_of_one_trial_are_no_clusters() -> None:
+    wins = np.array([1.0] * 130 + [0.0] * 70)
+    assert clustered_wilson(moments(wins, np.ones(200))) == pytest.approx(wilson(130, 200), abs=1e-3)
+
+
+def test_clusters_that_repeat_one_trial_count_it_once() -> None:
+    wins = np.array([1.0] * 130 + [0.0] * 70)
+    assert clustered_wilson(moments(6 * wins, np.full(200, 6.0))) == pytest.approx(wilson(130, 200), abs=1e-3)
+
+
+def test_clusters_without_variance_count_once_each() -> None:
+    assert clustered_wilson(moments(np.full(10, 3.0), np.full(10, 3.0))) == pytest.approx(wilson(10, 10))
+    assert clustered_wilson(moments(np.full(10, 1.0), np.full(10, 2.0))) == pytest.approx(wilson(5, 10))
+
+
+def test_the_clustered_interval_covers_the_true_share() -> None:
+    """2,000 samples of 60 prompts, each with an accuracy of its own: 95 % of the intervals hold the mean of 0.6."""
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(2000):
+        trials = generator.integers(1, 5, size=60).astype(float)
+        wins = generator.binomial(trials.astype(int), generator.beta(0.9, 0.6, size=60)).astype(float)
+        low, high = clustered_wilson(moments(wins, trials))
+        covered += low <= 0.6 <= high
+    assert 0.93 < covered / 2000 < 0.97
+
+
+def test_no_trials_have_no_interval() -> None:
+    assert np.isnan(clustered_wilson([0.0] * 6)).all()
 
 
 @pytest.mark.parametrize(("successes", "total"), [(1, 0), (0, 0), (-1, 3), (4, 3)])

@@ -96,7 +96,7 @@ def test_a_dummy_reaches_every_parameter_with_a_zero_gradient() -> None:
 
 @pytest.mark.parametrize("architecture", ["qwen3", "llama", "qwen2", "qwen3_moe"])
 def test_packing_passes_its_check(architecture: Architecture) -> None:
-    check_packing(tiny(architecture))
+    check_packing(tiny(architecture).pretrained)
 
 
 def test_attention_that_mixes_sequences_fails_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_attention_that_mixes_sequences_fails_the_check(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(body, "forward", forward)
     with pytest.raises(RuntimeError, match="Qwen3ForCausalLM with attn_implementation='sdpa' mixes packed sequences"):
-        check_packing(model)
+        check_packing(model.pretrained)
 
 
 @pytest.mark.parametrize("implementation", ["segments", "eager"])

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from experience.records import Item, TokenBlock
+from experience.records import Item, Ranking, TokenBlock
 from trainers.packed import pack, pack_tokens
 
 
@@ -72,3 +74,20 @@ def test_split_undoes_packing() -> None:
 
 def test_bare_tokens_count_all_but_the_first() -> None:
     assert pack_tokens([[1, 2, 3], [4]]).response_mask.tolist() == [False, True, True, False]
+
+
+def test_responses_that_are_compared_are_one_item() -> None:
+    ranked = replace(
+        block([1, 2], [3, 4, 5], [6, 7], [8, 9]),
+        ranking=Ranking(edges=np.array([0, 1, 3, 4]), ratings=np.array([0.0, 2.0, 1.0, 5.0], dtype=np.float32)),
+    )
+    items = (
+        Item(block=0, row=3, num_tokens=2),
+        Item(block=0, row=1, num_tokens=5, num_rows=2, advantage=3.0),
+    )
+    packed = pack([ranked], items)
+    assert packed.lengths == (2, 3, 2)
+    assert packed.input_ids.tolist() == [8, 9, 3, 4, 5, 6, 7]
+    assert packed.item_ids.tolist() == [0, 1, 1]
+    assert packed.ratings.tolist() == [5, 2, 1]
+    assert packed.advantages.tolist() == [0, 1, 0, 3, 3, 0, 3]
