@@ -1,6 +1,7 @@
 """The sampling engine: vLLM inside this process, stepped by whoever owns it.
 
-The only file that imports vllm; importing it takes seconds, so it is imported where an engine starts.
+Importing vllm takes seconds, so this file and actors/adapters.py, the only ones that do, are imported where an
+engine starts.
 Its parts are used below vLLM's public classes on purpose: a step returns plain tokens and log-probs, and
 between two steps the owner may load weights, so that every token's policy version is known.
 """
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from vllm.engine.arg_utils import EngineArgs
+from vllm.lora.request import LoRARequest
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.sampling_params import SamplingParams
@@ -22,6 +24,7 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest
 from vllm.v1.engine.core_client import InprocClient
 from vllm.v1.executor import Executor
 
+from actors.adapters import EngineAdapter, adapter_arguments
 from actors.messages import RolloutSpec, SequenceRequest
 from actors.sampler import SeededSampler
 from experience.episode import Completion
@@ -62,6 +65,7 @@ class Engine:
         runner = executor.driver_worker.worker.model_runner
         self._model: torch.nn.Module = runner.get_model()
         self._batch = runner.input_batch
+        self._adapter = None if spec.adapter is None else EngineAdapter(spec.adapter, runner, self._config)
         runner.sampler.topk_topp_sampler = SeededSampler(self._rows)
 
     @property
@@ -77,7 +81,8 @@ class Engine:
     def add(self, request: SequenceRequest) -> None:
         """Take a sequence in; it is sampled from the next step on."""
         self._running[request.id] = _Running(seed=request.seed)
-        self._core.add_request(core_request(request, self._spec.stop_token_ids))
+        adapter = None if self._adapter is None else self._adapter.request
+        self._core.add_request(core_request(request, self._spec.stop_token_ids, adapter))
 
     def step(self) -> list[tuple[str, Completion]]:
         """Sample one more token of every running sequence; the finished ones, by request id."""
@@ -107,16 +112,22 @@ class Engine:
         self.version = None
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            initialize_layerwise_reload(self._model)
-            if not self._spec.use_gpu:
-                forget_expert_kernels(self._model)
-            self._model.load_weights(tensors)  # type: ignore[operator]
-            finalize_layerwise_reload(self._model, self._config.model_config)
-            repack_tied_head(self._model)
+            if self._adapter is not None:
+                self._adapter.load(tensors)
+            else:
+                self._load_whole(tensors)
         # The old weights' keys and values must not serve the new ones: those of running sequences are
         # computed anew, so each token's log-prob is exactly that of its version.
         self._core.reset_prefix_cache(reset_running_requests=True)
         self.version = version
+
+    def _load_whole(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        initialize_layerwise_reload(self._model)
+        if not self._spec.use_gpu:
+            forget_expert_kernels(self._model)
+        self._model.load_weights(tensors)  # type: ignore[operator]
+        finalize_layerwise_reload(self._model, self._config.model_config)
+        repack_tied_head(self._model)
 
     def warm_up(self) -> float:
         """Seconds that the first, slow pass through the sampler took. Leaves no trace."""
@@ -147,7 +158,8 @@ def engine_args(spec: RolloutSpec) -> EngineArgs:
     return EngineArgs(
         model=spec.model_path,
         trust_remote_code=spec.trust_remote_code,
-        load_format="dummy",  # the trainer's weights follow; reading the checkpoint would be wasted
+        # The trainer's weights follow, and reading the checkpoint would be wasted; an adapter has no others.
+        load_format="dummy" if spec.adapter is None else "safetensors",
         dtype=config.dtype,
         max_model_len=spec.max_model_len,
         max_num_seqs=config.max_running_sequences,
@@ -159,10 +171,13 @@ def engine_args(spec: RolloutSpec) -> EngineArgs:
         skip_tokenizer_init=True,
         disable_log_stats=True,
         **device,
+        **({} if spec.adapter is None else adapter_arguments(spec.adapter)),
     )
 
 
-def core_request(request: SequenceRequest, stop_token_ids: tuple[int, ...]) -> EngineCoreRequest:
+def core_request(
+    request: SequenceRequest, stop_token_ids: tuple[int, ...], adapter: LoRARequest | None = None
+) -> EngineCoreRequest:
     """A sequence in vLLM's terms."""
     params = SamplingParams(
         temperature=request.temperature,
@@ -178,7 +193,7 @@ def core_request(request: SequenceRequest, stop_token_ids: tuple[int, ...]) -> E
         sampling_params=params,
         pooling_params=None,
         arrival_time=time.time(),
-        lora_request=None,
+        lora_request=adapter,
         cache_salt=None,
         data_parallel_rank=None,
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.schema.model import LoraConfig
 from configs.schema.rollout import RolloutConfig
 from experience.records import FinishReason, Sampling
 
@@ -22,7 +23,8 @@ class EngineFailed(RuntimeError):
 class RolloutSpec:
     """Everything that a rollout worker is told at birth.
 
-    `model_path`: folder in Hugging Face format, with the tokenizer; its weights are not used.
+    `model_path`: folder in Hugging Face format, with the tokenizer; its weights are used beside an adapter only.
+    `adapter`: the engine is sent adapters like this one, and no other weights.
     `max_model_len`: tokens of prompt and response together.
     `stop_token_ids`: tokens that end a response, and stay its last token.
     """
@@ -33,6 +35,7 @@ class RolloutSpec:
     stop_token_ids: tuple[int, ...]
     use_gpu: bool = False
     trust_remote_code: bool = False
+    adapter: LoraConfig | None = None
 
     def __post_init__(self) -> None:
         if self.config.tensor_parallel_size > 1:

@@ -29,6 +29,7 @@ from actors.weights import check_complete, expected_shapes, fetch, tensors_of
 from experience.episode import Completion, Generate, Transcript, pack, sample_seed, single_turn
 from experience.records import TokenBlock, Weights
 from experience.tokenizer import load_tokenizer
+from trainers.adapter_names import adapter_shapes
 
 if TYPE_CHECKING:
     from actors.engine import Engine
@@ -74,7 +75,8 @@ class RolloutWorker:
 
     async def start(self) -> StartFacts:
         """Start the engine; it has no weights yet."""
-        self._expected = expected_shapes(Path(self._spec.model_path))
+        shapes = expected_shapes(Path(self._spec.model_path))
+        self._expected = shapes if self._spec.adapter is None else adapter_shapes(shapes, self._spec.adapter)
         loop = asyncio.get_running_loop()
         self._engine = EngineThread(
             self._spec,

@@ -132,9 +132,10 @@ class TrainerRank(Rank):
     def publish(self, version: int) -> Weights | None:
         """The current weights, from rank 0; the others take part in gathering them."""
         from actors import weights
-        from trainers.checkpoint_tensors import checkpoint_tensors
+        from trainers.policy_weights import adapter_weights, whole_weights
 
-        buckets = (checkpoint_tensors(bucket) for bucket in self._trainer.engine.buckets(PUBLISH_BUCKET_BYTES))
+        published = adapter_weights if self._spec.lora_sync == "adapter" else whole_weights
+        buckets = published(self._trainer.engine, PUBLISH_BUCKET_BYTES)
         if self._rank == 0:
             return weights.publish(version, buckets)
         for _ in buckets:

@@ -47,6 +47,7 @@ def learner_spec(run: RlRun, objective: PolicyObjective, *, use_gpu: bool) -> Le
         critic=run.critic if algorithm.needs_critic else None,
         critic_warmup_updates=algorithm.critic_warmup_steps * updates,
         reference=run.reference,
+        lora_sync=run.rollout.lora_sync,
         config_digest=config_digest(run),
         use_gpu=use_gpu,
     )
@@ -64,6 +65,7 @@ def rollout_spec(
         stop_token_ids=stop_token_ids,
         use_gpu=use_gpu,
         trust_remote_code=run.model.trust_remote_code,
+        adapter=run.model.lora if run.rollout.lora_sync == "adapter" else None,
     )
 
 

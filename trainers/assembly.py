@@ -3,6 +3,7 @@
 import json
 import random
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from trainers.checkpoint_tensors import checkpoint_tensors
+from trainers.adapter_names import peft_config
 from trainers.critic import Critic
 from trainers.critic_trainer import CriticTrainer
-from trainers.export import export_folder, write_description, write_weights
+from trainers.export import export_folder, write_adapter, write_description, write_weights
 from trainers.learner import LearnerSpec
+from trainers.lora import UnadaptedModel, adapted_layers, add_adapters
 from trainers.model import (
     PolicyModel,
     SpecialTokens,
@@ -29,6 +31,7 @@ from trainers.objective_trainer import ObjectiveTrainer
 from trainers.parallel import Layout, join_layout
 from trainers.policy import PolicyObjective
 from trainers.policy_trainer import PolicyTrainer
+from trainers.policy_weights import adapter_weights, whole_weights
 from trainers.rank import RankTrainer
 from trainers.reference_trainer import ReferenceTrainer
 from trainers.reward_model import RewardModel, exported_config, is_classifier, load_classifier
@@ -36,6 +39,7 @@ from trainers.value_model import value_model, value_model_of_rewards
 from trainers.zero import FrozenModel, ZeroEngine
 
 EXPORT_BUCKET_BYTES = 2 << 30
+ADAPTER = "adapter"  # the folder of an export that peft loads
 
 
 def build_model(spec: LearnerSpec) -> PolicyModel | RewardModel:
@@ -64,18 +68,22 @@ def assemble(spec: LearnerSpec) -> RankTrainer:
     check_packing(model.pretrained)
     layout = join_layout(spec.trainer.sequence_parallel_size, spec.trainer.collective_timeout_seconds)
     check_sharing(model.pretrained, layout)
+    if spec.model.lora is not None:
+        add_adapters(model.pretrained, spec.model.lora, seed=spec.seed)
     if spec.model.gradient_checkpointing:
         enable_checkpointing(model.pretrained)
     engine = ZeroEngine(model, spec.optimizer, spec.trainer, dtype=spec.model.dtype, total_steps=spec.total_updates)
     objective = spec.objective
     if not isinstance(objective, PolicyObjective):
         return ObjectiveTrainer(
-            engine, objective, reference=_frozen(spec) if objective.needs_reference else None, layout=layout
+            engine, objective, reference=_reference(engine, spec) if objective.needs_reference else None, layout=layout
         )
     return PolicyTrainer(
         engine,
         objective,
-        reference=_frozen(spec) if objective.algorithm.needs_reference and not spec.reference.num_ranks else None,
+        reference=(
+            _reference(engine, spec) if objective.algorithm.needs_reference and not spec.reference.num_ranks else None
+        ),
         critic=_critic(spec, objective, layout) if spec.critic is not None and not spec.critic.num_ranks else None,
         layout=layout,
     )
@@ -106,8 +114,10 @@ def _seed(seed: int) -> None:
     np.random.seed(seed)
 
 
-def _frozen(spec: LearnerSpec) -> FrozenModel:
-    """The model as it is before training."""
+def _reference(engine: ZeroEngine, spec: LearnerSpec) -> FrozenModel | UnadaptedModel:
+    """The model as it is before training: beside the trained one, or in it where only adapters are trained."""
+    if spec.model.lora is not None:
+        return UnadaptedModel(engine)
     return FrozenModel(build_model(spec), spec.trainer, dtype=spec.model.dtype)
 
 
@@ -140,21 +150,26 @@ def export_model(
 ) -> None:
     """Write the model in Hugging Face format; all ranks enter, the first one writes.
 
-    `normalization`: what a reward model's values are to become, stored beside the weights.
+    `normalization`: what a reward model's values are to become, stored beside the weights. Adapters are merged
+    into the weights, and also written by themselves, for peft, into the folder `adapter`.
     """
-    buckets = (checkpoint_tensors(bucket) for bucket in engine.buckets(EXPORT_BUCKET_BYTES))
+    whole = whole_weights(engine, EXPORT_BUCKET_BYTES)
+    adapter = adapter_weights(engine, EXPORT_BUCKET_BYTES) if spec.model.lora is not None else ()
     if engine.rank != 0:
-        for _ in buckets:
+        for _ in chain(whole, adapter):
             pass
         return
     module = engine.module
     assert isinstance(module, PolicyModel | RewardModel)
     tokenizer = load_tokenizer(spec)
     with export_folder(folder) as draft:
-        write_weights(buckets, draft)
+        write_weights(whole, draft)
         if isinstance(module, PolicyModel):
             write_description(draft, module.pretrained.config, module.pretrained.generation_config, tokenizer)
         else:
             write_description(draft, exported_config(module.classifier, tokenizer), None, tokenizer)
         if normalization is not None:
             (draft / NORMALIZATION).write_text(json.dumps(asdict(normalization)) + "\n", encoding="utf-8")
+        if spec.model.lora is not None:
+            projections = {name.rpartition(".")[2] for name in adapted_layers(module)}
+            write_adapter(adapter, peft_config(spec.model.lora, projections, spec.model.path), draft / ADAPTER)

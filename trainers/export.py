@@ -4,9 +4,10 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -16,6 +17,8 @@ from trainers.zero import Bucket
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 @contextmanager
@@ -57,6 +60,14 @@ def write_weights(buckets: Iterable[Bucket], folder: Path) -> None:
         weight_map |= dict.fromkeys(names, final.name)
     index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
     (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+
+
+def write_adapter(buckets: Iterable[Bucket], config: Mapping[str, Any], folder: Path) -> None:
+    """Write adapters as peft loads them: one file of matrices, and their config."""
+    folder.mkdir()
+    tensors = {name: tensor.contiguous().cpu().clone() for bucket in buckets for name, tensor in bucket}
+    save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
 def write_description(

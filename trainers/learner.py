@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from configs.schema.model import ModelConfig
+from configs.schema.rollout import LoraSync
 from configs.schema.training import CriticConfig, OptimizerConfig, ReferenceConfig, TrainerConfig
 from trainers.objective import Objective
 from trainers.policy import PolicyObjective
@@ -15,6 +16,7 @@ class LearnerSpec:
     `tokenizer_path`: the folder that the tokenizer is loaded from; a new model's vocabulary is the tokenizer's.
     `total_updates`: optimiser steps of the whole run, for the learning-rate schedule; `critic_warmup_updates`:
     those that the critic takes besides.
+    `lora_sync`: what is published, where adapters are trained.
     `config_digest`: names the run's config in its checkpoints.
     """
 
@@ -29,4 +31,5 @@ class LearnerSpec:
     critic_warmup_updates: int = 0
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     config_digest: str = ""
+    lora_sync: LoraSync = "merged"
     use_gpu: bool = False

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from configs.schema.model import Architecture, ModelConfig, NewModelConfig
+from trainers.adapter_names import adapter_shapes
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _HUB_TIMEOUT_SECONDS = 4.0
@@ -112,6 +113,8 @@ def _check_folder(folder: Path, config: ModelConfig) -> None:
     architecture = _read_json(_existing(folder / "config.json"))
     _check_architecture(architecture, config)
     shapes = _check_weights(folder, config)
+    if shapes and config.lora is not None:
+        adapter_shapes(shapes, config.lora)
     vocab_size = architecture.get("vocab_size", 0)
     num_rows = shapes.get(_EMBEDDING, (vocab_size,))[0]
     if num_rows != vocab_size:

@@ -11,6 +11,7 @@ from experience.records import Batch, MicroBatch, MiniBatch
 from trainers.critic import Critic
 from trainers.flops import BACKWARD_PASSES, pass_flops
 from trainers.lanes import Lanes, TokenCredit, sequence_credit, token_credit
+from trainers.lora import UnadaptedModel
 from trainers.objective import Model
 from trainers.parallel import ALONE, Layout
 from trainers.passes import Blocks, LossOf, Packs, Scores, backward, mixed_in, own_micro_batches, score
@@ -49,7 +50,7 @@ class PolicyTrainer:
         engine: ZeroEngine,
         objective: PolicyObjective,
         *,
-        reference: FrozenModel | None = None,
+        reference: FrozenModel | UnadaptedModel | None = None,
         critic: Critic | None = None,
         layout: Layout = ALONE,
     ) -> None:
@@ -69,11 +70,13 @@ class PolicyTrainer:
     @property
     def moving_reference(self) -> FrozenModel | None:
         """See RankTrainer."""
-        return self._reference if self._objective.algorithm.reference_refresh_steps else None
+        if isinstance(self._reference, FrozenModel) and self._objective.algorithm.reference_refresh_steps:
+            return self._reference
+        return None
 
     def refresh_reference(self) -> None:
         """Make the policy as it is now the reference."""
-        assert self._reference is not None, "an algorithm that refreshes its reference has one"
+        assert isinstance(self._reference, FrozenModel), "an algorithm that refreshes its reference has one of its own"
         self._reference.load(self.engine.buckets(REFRESH_BUCKET_BYTES))
 
     def update(self, batch: Batch, blocks: Blocks) -> dict[str, float]:

@@ -5,9 +5,10 @@ The only file that imports deepspeed. Every method is entered by all ranks toget
 
 import datetime
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ class ZeroEngine:
         self._peak_tflops = trainer.peak_tflops
         self._optimizer_config, self._total_steps = optimizer, total_steps
         trained: Any = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._has_frozen = len(trained) < len(list(module.parameters()))
+        module.register_state_dict_post_hook(_drop_frozen)
         self._engine: Any = deepspeed.initialize(
             model=module,
             model_parameters=trained,
@@ -107,12 +110,13 @@ class ZeroEngine:
     @contextmanager
     def inference(self) -> Iterator[None]:
         """Forward passes inside record no gradients and take no dropout."""
+        was_training = self._engine.training
         self._engine.eval()
         try:
             with torch.no_grad():
                 yield
         finally:
-            self._engine.train()
+            self._engine.train(was_training)
 
     def backward(self, loss: Tensor, *, is_last: bool) -> None:
         """Accumulate the gradients of one micro-batch; `is_last` ends those of this optimiser step.
@@ -150,23 +154,29 @@ class ZeroEngine:
         self._engine.step()
         return grad_norm, False
 
-    def buckets(self, nbytes: int) -> Iterator[Bucket]:
+    def buckets(self, nbytes: int, *, trained_only: bool = False) -> Iterator[Bucket]:
         """The whole weights, about `nbytes` at a time, under the module's names for them.
 
-        Tied parameters come once, under their first name. A bucket is valid until the next is asked for;
-        under ZeRO-3 every rank must exhaust the iterator.
+        What one layer owns comes in one bucket. Tied parameters come once, under their first name. A bucket is
+        valid until the next is asked for; under ZeRO-3 every rank must exhaust the iterator.
         """
-        yield from _buckets(self.module, nbytes, is_partitioned=self.stage == 3)
+        parameters = [(n, p) for n, p in self.module.named_parameters() if p.requires_grad or not trained_only]
+        yield from _buckets(parameters, nbytes, is_partitioned=self.stage == 3)
 
     @property
     def checkpoint_bytes(self) -> int:
         """Size of what all ranks together save: weights, and Adam's two moments with the float32 master."""
-        return _weight_bytes(self.module) + 3 * 4 * _num_elements(self.module)
+        trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        return _weight_bytes(trained) + 3 * 4 * _num_elements(trained)
 
     def save(self, folder: Path) -> None:
-        """Write this rank's shards of weights and optimiser into `folder`."""
+        """Write this rank's shards of the trained weights and of the optimiser into `folder`."""
         self._engine.save_checkpoint(
-            str(folder.parent), tag=folder.name, client_state={"wutong_steps": self.steps}, save_latest=False
+            str(folder.parent),
+            tag=folder.name,
+            client_state={"wutong_steps": self.steps},
+            save_latest=False,
+            exclude_frozen_parameters=True,
         )
 
     def load(self, folder: Path) -> None:
@@ -174,7 +184,9 @@ class ZeroEngine:
 
         The shards are pickles: verify the folder's manifest first (trainers/checkpoint.py).
         """
-        path, state = self._engine.load_checkpoint(str(folder.parent), tag=folder.name)
+        path, state = self._engine.load_checkpoint(
+            str(folder.parent), tag=folder.name, load_module_strict=not self._has_frozen
+        )
         if path is None:
             raise ValueError(f"{folder}: no weights for rank {self.rank} of {self.world_size}")
         self.steps = int(state["wutong_steps"])
@@ -222,37 +234,50 @@ class FrozenModel:
     @property
     def checkpoint_bytes(self) -> int:
         """Size of its weights."""
-        return _weight_bytes(self._module)
+        return _weight_bytes(list(self._module.parameters()))
 
     def buckets(self, nbytes: int) -> Iterator[Bucket]:
         """See `ZeroEngine.buckets`."""
-        yield from _buckets(self._module, nbytes, is_partitioned=self._is_partitioned)
+        yield from _buckets(list(self._module.named_parameters()), nbytes, is_partitioned=self._is_partitioned)
 
 
-def _num_elements(module: nn.Module) -> int:
-    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in module.parameters())
+def _drop_frozen(module: nn.Module, state: dict[str, Any], prefix: str, _: Mapping[str, Any]) -> None:
+    """Leave frozen weights out of checkpoints. DeepSpeed itself would keep those that are tied, by a second name."""
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if not parameter.requires_grad:
+            state.pop(prefix + name, None)
 
 
-def _weight_bytes(module: nn.Module) -> int:
-    return _num_elements(module) * next(module.parameters()).element_size()
+def _size(parameter: Tensor) -> int:
+    """Elements of the whole parameter, also where this rank holds a part."""
+    return getattr(parameter, "ds_numel", parameter.numel())
 
 
-def _buckets(module: nn.Module, nbytes: int, *, is_partitioned: bool) -> Iterator[Bucket]:
-    for bucket in _plan_buckets(module, nbytes):
+def _num_elements(parameters: Sequence[Tensor]) -> int:
+    return sum(map(_size, parameters))
+
+
+def _weight_bytes(parameters: Sequence[Tensor]) -> int:
+    return _num_elements(parameters) * parameters[0].element_size()
+
+
+def _buckets(parameters: Bucket, nbytes: int, *, is_partitioned: bool) -> Iterator[Bucket]:
+    for bucket in _plan_buckets(parameters, nbytes):
         with deepspeed.zero.GatheredParameters([p for _, p in bucket], enabled=is_partitioned):
             yield [(name, parameter.detach()) for name, parameter in bucket]
 
 
-def _plan_buckets(module: nn.Module, nbytes: int) -> Iterator[list[tuple[str, nn.Parameter]]]:
-    bucket: list[tuple[str, nn.Parameter]] = []
+def _plan_buckets(parameters: Bucket, nbytes: int) -> Iterator[list[tuple[str, Tensor]]]:
+    bucket: list[tuple[str, Tensor]] = []
     size = 0
-    for name, parameter in module.named_parameters():
-        elements = getattr(parameter, "ds_numel", parameter.numel())
-        if bucket and size + elements * parameter.element_size() > nbytes:
+    for _, owned in groupby(parameters, key=lambda named: named[0].rpartition(".")[0]):
+        layer = list(owned)
+        layer_size = sum(_size(parameter) * parameter.element_size() for _, parameter in layer)
+        if bucket and size + layer_size > nbytes:
             yield bucket
             bucket, size = [], 0
-        bucket.append((name, parameter))
-        size += elements * parameter.element_size()
+        bucket += layer
+        size += layer_size
     if bucket:
         yield bucket
 

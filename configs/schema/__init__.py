@@ -10,7 +10,7 @@ from configs.schema.data import (
     RankedArithmeticConfig,
     ReasoningGymConfig,
 )
-from configs.schema.model import ModelConfig, NewModelConfig, TokenizerConfig
+from configs.schema.model import LoraConfig, ModelConfig, NewModelConfig, TokenizerConfig
 from configs.schema.rewards import RewardModelConfig, RewardPoolConfig, RewardSpec
 from configs.schema.rollout import EvaluationConfig, RolloutConfig, SamplingConfig
 from configs.schema.run import (
@@ -48,6 +48,7 @@ __all__ = [
     "EvaluationConfig",
     "ImitationRun",
     "LoggingConfig",
+    "LoraConfig",
     "MixConfig",
     "ModelConfig",
     "NewModelConfig",

@@ -1,6 +1,6 @@
 """What is trained: a checkpoint that exists, or a new model made from a seed."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -8,6 +8,7 @@ from configs.schema.base import Section
 
 Architecture = Literal["qwen3", "llama", "qwen2", "qwen3_moe"]
 Dtype = Literal["float32", "bfloat16"]
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 class TokenizerConfig(Section):
@@ -54,6 +55,35 @@ class NewModelConfig(Section):
         return self
 
 
+class LoraConfig(Section):
+    """Low-rank adapters: W + alpha / rank * B A with W frozen, so that only A and B are trained (arXiv:2106.09685)."""
+
+    rank: int = Field(default=16, ge=1, le=512)
+    """Rows of A and columns of B."""
+    alpha: int = Field(default=32, ge=1)
+    """Adapters count alpha / rank times."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of an adapter's inputs that training drops."""
+    target_modules: tuple[Projection, ...] | None = None
+    """Projections of attention and feed-forward layers to adapt; none: all that the model has."""
+
+    @model_validator(mode="after")
+    def _adapts_something(self) -> "LoraConfig":
+        if self.target_modules == ():
+            raise ValueError("target_modules=[] adapts nothing; name some projections, or leave it out for all")
+        return self
+
+    @property
+    def projections(self) -> tuple[str, ...]:
+        """The names of the layers to adapt."""
+        return self.target_modules or get_args(Projection)
+
+    @property
+    def scaling(self) -> float:
+        """What the product B A is multiplied with."""
+        return self.alpha / self.rank
+
+
 class ModelConfig(Section):
     """The policy's weights and how they are held while training."""
 
@@ -63,6 +93,8 @@ class ModelConfig(Section):
     """Make a new model instead of loading one."""
     dtype: Dtype = "float32"
     """Precision of the forward and backward pass."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters beside the frozen weights, instead of the weights."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     trust_remote_code: bool = False

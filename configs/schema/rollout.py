@@ -1,9 +1,13 @@
 """How the policy is sampled: rollout workers, sampling parameters, batch shape, evaluation."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from configs.schema.base import Section
 from configs.schema.model import Dtype
+
+LoraSync = Literal["merged", "adapter"]
 
 
 class SamplingConfig(Section):
@@ -30,6 +34,8 @@ class RolloutConfig(Section):
     """Policy versions that may lie between sampling and training; 0: strictly on-policy."""
     dtype: Dtype = "float32"
     """Precision of the engine's weights; should equal model.dtype."""
+    lora_sync: LoraSync = "merged"
+    """What is sent after an update with model.lora: all weights, adapters merged into them, or the adapter alone."""
     max_running_sequences: int = Field(default=512, ge=1)
     """Sequences that one engine decodes at the same time."""
     tensor_parallel_size: int = Field(default=1, ge=1)

@@ -117,6 +117,12 @@ class RewardModelRun(PreferenceRun):
     normalize: Literal["mean", "mean_and_deviation"] = "mean"
     """What is stored with the model: rewards of the data's responses have mean 0, or deviation 1 too."""
 
+    @model_validator(mode="after")
+    def _trains_whole_weights(self) -> "RewardModelRun":
+        if self.model.lora is not None:
+            raise ValueError("model.lora: reward models are trained whole; leave it out")
+        return self
+
 
 class DpoRun(PreferenceRun):
     """Direct preference optimisation of a policy."""
@@ -171,6 +177,20 @@ class RlRun(BaseRun):
             raise ValueError(
                 f"rollout.prompts_per_step={prompts} must be a multiple of algorithm.mini_batches={cuts}; "
                 f"nearest: {prompts - prompts % cuts or cuts}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_fit(self) -> "RlRun":
+        if self.model.lora is None and self.rollout.lora_sync != "merged":
+            raise ValueError(
+                f"rollout.lora_sync={self.rollout.lora_sync} without model.lora: there are no adapters to send; "
+                "set model.lora={} or leave it out"
+            )
+        if self.model.lora is not None and self.algorithm.reference_refresh_steps:
+            raise ValueError(
+                f"algorithm.reference_refresh_steps={self.algorithm.reference_refresh_steps} with model.lora: the "
+                "reference is the model without its adapters, which never moves; set one of the two to 0 or null"
             )
         return self
 
