@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
-from actors.rendezvous import free_address, set_rank_environment
+from actors.rendezvous import ReservedAddress, set_rank_environment
 from experience.records import Batch, BlockHandle, Weights
 from trainers import checkpoint
 from trainers.learner import LearnerSpec
@@ -53,6 +53,7 @@ class Rank:
     def __init__(self, spec: LearnerSpec, rank: int) -> None:
         self._spec = spec
         self._rank = rank
+        self._reserved = ReservedAddress()
         self._trainer: Any  # RankModels; each kind of rank says which
 
     def _assemble(self) -> "RankModels":
@@ -60,8 +61,8 @@ class Rank:
         raise NotImplementedError
 
     def address(self) -> tuple[str, int]:
-        """See `free_address`."""
-        return free_address()
+        """Where the ranks could meet, were this the first of them."""
+        return self._reserved.address
 
     def pid(self) -> int:
         """This rank's process."""
@@ -76,6 +77,7 @@ class Rank:
         from trainers.zero import join_process_group
 
         imported = time.monotonic()
+        self._reserved.release()
         join_process_group(self._spec.trainer)
         joined = time.monotonic()
         self._trainer = self._assemble()
