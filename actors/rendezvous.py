@@ -6,11 +6,21 @@ import socket
 import ray
 
 
-def free_address() -> tuple[str, int]:
-    """This node's address, and a port that is free on it."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return ray.util.get_node_ip_address(), probe.getsockname()[1]
+class ReservedAddress:
+    """This node's address with a port that nobody else is given, until the moment it is wanted.
+
+    Between the choice of a port and its use a process imports torch, which takes seconds; a port that was only
+    looked up would be another's by then.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket()
+        self._socket.bind(("", 0))
+        self.address: tuple[str, int] = (ray.util.get_node_ip_address(), self._socket.getsockname()[1])
+
+    def release(self) -> None:
+        """Let go of the port, for whoever listens there next: at once, please."""
+        self._socket.close()
 
 
 def set_rank_environment(rank: int, num_ranks: int, master: tuple[str, int], *, is_local: bool) -> None:

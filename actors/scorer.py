@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from actors.rendezvous import free_address, set_rank_environment
+from actors.rendezvous import ReservedAddress, set_rank_environment
 from configs.schema.rewards import RewardModelConfig
 from configs.schema.training import TrainerConfig
 from rewards.contract import RewardInput, Score
@@ -32,10 +32,11 @@ class ScorerRank:
 
     def __init__(self, spec: ScorerSpec, rank: int, use_gpu: bool) -> None:
         self._spec, self._rank, self._use_gpu = spec, rank, use_gpu
+        self._reserved = ReservedAddress()
 
     def address(self) -> tuple[str, int]:
-        """See `free_address`."""
-        return free_address()
+        """Where the ranks could meet, were this the first of them."""
+        return self._reserved.address
 
     def start(self, master: tuple[str, int], is_single_host: bool) -> None:
         """Load the model; ValueError when it is none that scores. The ranks meet where rank 0 listens, at `master`."""
@@ -43,6 +44,7 @@ class ScorerRank:
         from trainers.scoring_model import ScoringModel  # takes seconds, which no driver should spend
 
         ranks = None
+        self._reserved.release()
         if config.ranks_per_replica > 1:
             from trainers.zero import join_process_group
 

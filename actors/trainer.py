@@ -1,4 +1,4 @@
-"""The learner as Ray actors: one ZeRO rank each, and the group of them that the driver talks to.
+"""A learner as Ray actors: one ZeRO rank each, and the group of them that the driver talks to.
 
 The group lives and dies as a whole: collectives need every rank, so one that fails ends all.
 """
@@ -8,21 +8,23 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
-from actors.rendezvous import free_address, set_rank_environment
+from actors.rendezvous import ReservedAddress, set_rank_environment
 from experience.records import Batch, BlockHandle, Weights
 from trainers import checkpoint
 from trainers.learner import LearnerSpec
 from trainers.model_files import RewardNormalization
+from trainers.saving import drafted
 
 if TYPE_CHECKING:
-    from trainers.rank import RankTrainer
+    from trainers.rank import RankModels, RankTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -43,17 +45,24 @@ class StartFacts:
     model_and_engine: float
 
 
-class TrainerRank:
+class Rank:
     """One rank. Its process does nothing heavy before `start`, so that all ranks load at the same time."""
+
+    file_prefix = ""  # of the files in a checkpoint that ranks of other groups would else write too
 
     def __init__(self, spec: LearnerSpec, rank: int) -> None:
         self._spec = spec
         self._rank = rank
-        self._trainer: RankTrainer
+        self._reserved = ReservedAddress()
+        self._trainer: Any  # RankModels; each kind of rank says which
+
+    def _assemble(self) -> "RankModels":
+        """This rank's models; the process group is joined already."""
+        raise NotImplementedError
 
     def address(self) -> tuple[str, int]:
-        """See `free_address`."""
-        return free_address()
+        """Where the ranks could meet, were this the first of them."""
+        return self._reserved.address
 
     def pid(self) -> int:
         """This rank's process."""
@@ -64,32 +73,63 @@ class TrainerRank:
         is_local = is_single_host and not self._spec.use_gpu
         set_rank_environment(self._rank, self._spec.trainer.num_ranks, master, is_local=is_local)
         begun = time.monotonic()
-        from trainers.assembly import assemble
+        from trainers import assembly  # noqa: F401 - what is imported here is not counted to the model
         from trainers.zero import join_process_group
 
         imported = time.monotonic()
+        self._reserved.release()
         join_process_group(self._spec.trainer)
         joined = time.monotonic()
-        self._trainer = assemble(self._spec)
+        self._trainer = self._assemble()
         return StartFacts(
             imports=imported - begun, process_group=joined - imported, model_and_engine=time.monotonic() - joined
         )
 
-    def update(self, part: Batch, blocks: Mapping[int, BlockHandle]) -> dict[str, float]:
-        """See `RankTrainer.update`; `blocks` are those that this rank's micro-batches name."""
+    def save(self, folder: str) -> str | None:
+        """Write this rank's part of a checkpoint. Returns why there was no room for it, if there was none."""
+        from trainers.rank_state import save_rank
+
+        try:
+            save_rank(self._trainer, Path(folder), self.file_prefix)
+        except OSError as error:
+            return str(error)
+        return None
+
+    def load(self, folder: str) -> None:
+        """Go on from this rank's part of a verified checkpoint."""
+        from trainers.rank_state import load_rank
+
+        load_rank(self._trainer, Path(folder), self.file_prefix)
+
+    def _memory_told(self, part: Batch) -> AbstractContextManager[None]:
+        """See `out_of_memory_told`."""
         from trainers.memory import out_of_memory_told
 
-        with out_of_memory_told(self._spec.model, self._spec.trainer, part):
-            return self._trainer.update(part, _resolve(blocks))
+        return out_of_memory_told(self._spec.model, self._spec.trainer, part)
+
+
+class TrainerRank(Rank):
+    """One rank of the model that is trained, and of what goes with it."""
+
+    _trainer: "RankTrainer"
+
+    def _assemble(self) -> "RankTrainer":
+        from trainers.assembly import assemble
+
+        return assemble(self._spec)
+
+    def update(self, part: Batch, blocks: Mapping[int, BlockHandle]) -> dict[str, float]:
+        """See `RankTrainer.update`; `blocks` are those that this rank's micro-batches name."""
+        with self._memory_told(part):
+            return self._trainer.update(part, resolve(blocks))
 
     def evaluate(self, part: Batch, blocks: Mapping[int, BlockHandle]) -> dict[str, float]:
         """See `ObjectiveTrainer.evaluate`."""
-        from trainers.memory import out_of_memory_told
         from trainers.objective_trainer import ObjectiveTrainer
 
         assert isinstance(self._trainer, ObjectiveTrainer)
-        with out_of_memory_told(self._spec.model, self._spec.trainer, part):
-            return self._trainer.evaluate(part, _resolve(blocks))
+        with self._memory_told(part):
+            return self._trainer.evaluate(part, resolve(blocks))
 
     def publish(self, version: int) -> Weights | None:
         """The current weights, from rank 0; the others take part in gathering them."""
@@ -111,22 +151,6 @@ class TrainerRank:
         assert isinstance(self._trainer, PolicyTrainer)
         self._trainer.refresh_reference()
 
-    def save(self, folder: str) -> str | None:
-        """Write this rank's part of a checkpoint. Returns why there was no room for it, if there was none."""
-        from trainers.rank_state import save_rank
-
-        try:
-            save_rank(self._trainer, Path(folder))
-        except OSError as error:
-            return str(error)
-        return None
-
-    def load(self, folder: str) -> None:
-        """Go on from this rank's part of a verified checkpoint."""
-        from trainers.rank_state import load_rank
-
-        load_rank(self._trainer, Path(folder))
-
     def export(self, folder: str, normalization: RewardNormalization | None) -> None:
         """Write the model in Hugging Face format (rank 0 writes)."""
         from trainers.assembly import export_model
@@ -134,8 +158,11 @@ class TrainerRank:
         export_model(self._trainer.engine, self._spec, Path(folder), normalization)
 
 
-class TrainerGroup:
-    """All ranks, as one learner (trainers/roles.py)."""
+class RankGroup:
+    """All ranks that hold a model together."""
+
+    rank_class: type[Rank] = Rank
+    title = "trainer"
 
     def __init__(self, spec: LearnerSpec, ranks: Sequence[Any], facts: Sequence[StartFacts]) -> None:
         self._spec = spec
@@ -144,12 +171,12 @@ class TrainerGroup:
         self._failure: str | None = None
 
     @classmethod
-    async def start(cls, spec: LearnerSpec, options: Sequence[Mapping[str, Any]] = ()) -> "TrainerGroup":
+    async def start(cls, spec: LearnerSpec, options: Sequence[Mapping[str, Any]] = ()) -> Self:
         """Ranks with their models loaded. `options`: for each rank, further options of its Ray actor."""
         size = spec.trainer.num_ranks
         extra = options or [{}] * size
         ranks = [
-            ray.remote(TrainerRank).options(**{**_actor_options(spec), **extra[rank]}).remote(spec, rank)
+            ray.remote(cls.rank_class).options(**{**_actor_options(spec), **extra[rank]}).remote(spec, rank)
             for rank in range(size)
         ]
         group = cls(spec, ranks, [])
@@ -158,70 +185,34 @@ class TrainerGroup:
         group.start_facts = await group._call("start", [(addresses[0], is_single_host)] * size)
         return group
 
-    async def update(self, batch: Batch) -> Mapping[str, float]:
-        """One optimiser step a mini-batch, with one call to each rank; a batch without any changes nothing."""
-        if not batch.mini_batches:
-            logger.warning("no step taken: the batch holds no sequence to learn from")
-            return {}
-        return (await self._call("update", self._parts(batch)))[0]
+    def __len__(self) -> int:
+        return len(self._ranks)
 
-    async def evaluate(self, batch: Batch) -> Mapping[str, float]:
-        """What the objective measures on held-out data; nothing is trained."""
-        return (await self._call("evaluate", self._parts(batch)))[0]
+    async def save_part(self, draft: Path) -> None:
+        """Write what these ranks hold into a checkpoint's draft. OSError when the disk has no room for it."""
+        problems = await self._call("save", [(_absolute(draft),)] * len(self))
+        for problem in filter(None, problems):
+            raise OSError(problem)
+
+    async def load_part(self, folder: Path) -> None:
+        """Go on from what `save_part` wrote; the checkpoint must have been verified, and be one of as many ranks."""
+        await self._call("load", [(_absolute(folder),)] * len(self))
+
+    def close(self, reason: str = "the learner was closed") -> None:
+        """End all ranks. The first `reason` stays: what fails because ranks were ended is no cause."""
+        self._failure = self._failure or reason
+        for rank in self._ranks:
+            ray.kill(rank)
 
     def _parts(self, batch: Batch) -> list[tuple[Batch, dict[int, BlockHandle]]]:
         """The batch as each rank sees it, with the blocks that its micro-batches name.
 
         Neighbours that share the tokens of each micro-batch see the same.
         """
-        blocks = _shared(batch.blocks)
+        blocks = shared(batch.blocks)
         size = self._spec.trainer.sequence_parallel_size
-        parts = [batch.of_rank(rank // size) for rank in range(len(self._ranks))]
+        parts = [batch.of_rank(rank // size) for rank in range(len(self))]
         return [(part, _named_blocks(part, blocks)) for part in parts]
-
-    async def publish(self, version: int) -> Weights:
-        """The current weights, as rollout workers load them."""
-        return (await self._call("publish", [(version,)] * len(self._ranks)))[0]
-
-    async def refresh_reference(self) -> None:
-        """Make the policy as it is now the reference."""
-        await self._call("refresh_reference", [()] * len(self._ranks))
-
-    async def save(self, folder: Path, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint with `state` in it. OSError when the disk has no room: training may go on."""
-        draft = checkpoint.begin(folder)
-        try:
-            problems = await self._call("save", [(_absolute(draft),)] * len(self._ranks))
-            for problem in filter(None, problems):
-                raise OSError(problem)
-            checkpoint.write_state(draft, state)
-            await asyncio.to_thread(
-                checkpoint.commit, draft, folder, world_size=len(self._ranks), config_digest=self._spec.config_digest
-            )
-        except BaseException:
-            checkpoint.discard(draft)
-            raise
-
-    async def load(self, folder: Path) -> Mapping[str, Any]:
-        """Go on from a checkpoint; returns the `state` it was saved with. CheckpointError when it is damaged."""
-        manifest = await asyncio.to_thread(checkpoint.verify, folder)
-        if manifest.world_size != len(self._ranks):
-            raise checkpoint.CheckpointError(
-                f"{folder}: written by {manifest.world_size} ranks, and trainer.num_ranks={len(self._ranks)}; "
-                f"set trainer.num_ranks={manifest.world_size}"
-            )
-        await self._call("load", [(_absolute(folder),)] * len(self._ranks))
-        return checkpoint.read_state(folder)
-
-    async def export(self, folder: Path, normalization: RewardNormalization | None = None) -> None:
-        """Write the model in Hugging Face format; a reward model with what its values are to become."""
-        await self._call("export", [(_absolute(folder), normalization)] * len(self._ranks))
-
-    def close(self) -> None:
-        """End all ranks."""
-        self._failure = self._failure or "the learner was closed"
-        for rank in self._ranks:
-            ray.kill(rank)
 
     async def _call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The method's results, one a rank. The first failure ends the group with TrainerGroupError."""
@@ -237,13 +228,56 @@ class TrainerGroup:
             return [call.result() for call in calls]
         if pending:
             await asyncio.wait(pending, timeout=SECONDS_FOR_OTHER_RANKS)
-        reason = _describe_failure(method, calls, self._spec.trainer.tokens_per_micro_batch)
-        self._failure = f"{reason}; all {len(calls)} ranks were ended"
-        self.close()
+        reason = _describe_failure(self.title, method, calls, self._spec.trainer.tokens_per_micro_batch)
+        self.close(f"{reason}; all {len(calls)} ranks were ended")
         raise TrainerGroupError(self._failure)
 
 
-def _describe_failure(method: str, calls: Sequence[asyncio.Future[Any]], tokens_per_micro_batch: int) -> str:
+class TrainerGroup(RankGroup):
+    """All ranks of the model that is trained, as one learner (trainers/roles.py)."""
+
+    rank_class = TrainerRank
+
+    async def update(self, batch: Batch) -> Mapping[str, float]:
+        """One optimiser step a mini-batch, with one call to each rank; a batch without any changes nothing."""
+        if not batch.mini_batches:
+            logger.warning("no step taken: the batch holds no sequence to learn from")
+            return {}
+        return (await self._call("update", self._parts(batch)))[0]
+
+    async def evaluate(self, batch: Batch) -> Mapping[str, float]:
+        """What the objective measures on held-out data; nothing is trained."""
+        return (await self._call("evaluate", self._parts(batch)))[0]
+
+    async def publish(self, version: int) -> Weights:
+        """The current weights, as rollout workers load them."""
+        return (await self._call("publish", [(version,)] * len(self)))[0]
+
+    async def refresh_reference(self) -> None:
+        """Make the policy as it is now the reference."""
+        await self._call("refresh_reference", [()] * len(self))
+
+    async def save(self, folder: Path, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint with `state` in it. OSError when the disk has no room: training may go on."""
+        async with drafted(folder, world_size=len(self), config_digest=self._spec.config_digest) as draft:
+            await self.save_part(draft)
+            checkpoint.write_state(draft, state)
+
+    async def load(self, folder: Path) -> Mapping[str, Any]:
+        """Go on from a checkpoint; returns the `state` it was saved with. CheckpointError when it is damaged."""
+        manifest = await asyncio.to_thread(checkpoint.verify, folder)
+        checkpoint.check_ranks(folder, manifest, world_size=len(self), own_ranks={})
+        await self.load_part(folder)
+        return checkpoint.read_state(folder)
+
+    async def export(self, folder: Path, normalization: RewardNormalization | None = None) -> None:
+        """Write the model in Hugging Face format; a reward model with what its values are to become."""
+        await self._call("export", [(_absolute(folder), normalization)] * len(self))
+
+
+def _describe_failure(
+    title: str, method: str, calls: Sequence[asyncio.Future[Any]], tokens_per_micro_batch: int
+) -> str:
     """A rank that died is the cause of what its peers complain about. A kernel that kills for memory says no more."""
     errors = {rank: call.exception() for rank, call in enumerate(calls) if call.done() and call.exception()}
     for call in calls:
@@ -259,7 +293,7 @@ def _describe_failure(method: str, calls: Sequence[asyncio.Future[Any]], tokens_
             f"its process died; if it was killed for want of memory, set trainer.tokens_per_micro_batch="
             f"{tokens_per_micro_batch // 2} (now {tokens_per_micro_batch})"
         )
-    return f"trainer rank {rank} of {len(calls)} failed in {method}: {what}"
+    return f"{title} rank {rank} of {len(calls)} failed in {method}: {what}"
 
 
 def _first_line(error: BaseException) -> str:
@@ -293,7 +327,7 @@ def _absolute(folder: Path) -> str:
     return str(folder.resolve())
 
 
-def _shared(blocks: Sequence[BlockHandle]) -> list[BlockHandle]:
+def shared(blocks: Sequence[BlockHandle]) -> list[BlockHandle]:
     """Every block as a reference: what several ranks read travels once."""
     return [block if isinstance(block, ray.ObjectRef) else ray.put(block) for block in blocks]
 
@@ -305,6 +339,6 @@ def _named_blocks(part: Batch, blocks: Sequence[BlockHandle]) -> dict[int, Block
     return {number: blocks[number] for number in sorted(numbers)}
 
 
-def _resolve(blocks: Mapping[int, BlockHandle]) -> dict[int, Any]:
+def resolve(blocks: Mapping[int, BlockHandle]) -> dict[int, Any]:
     """Each block once, read in place from the object store."""
     return dict(zip(blocks, ray.get(list(blocks.values())), strict=True))

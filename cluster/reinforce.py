@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from actors.fleet import FleetFailed, RolloutFleet
-from actors.trainer import TrainerGroup
+from actors.learner import start_learner
 from algorithms.algorithm import Algorithm
 from algorithms.table import resolve
 from cluster import rl_specs
@@ -102,7 +102,7 @@ async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path
         stack.push_async_callback(fleet.close)
         stack.push_async_callback(learned.close)
         spec = rl_specs.learner_spec(run, inputs.objective, use_gpu=use_gpu)
-        learner, *_ = await asyncio.gather(TrainerGroup.start(spec), fleet.start(), learned.start(use_gpu=use_gpu))
+        learner, *_ = await asyncio.gather(start_learner(spec), fleet.start(), learned.start(use_gpu=use_gpu))
         stack.callback(learner.close)
         state = await learner.load(resume_from) if resume_from else {}
         roles = Roles(prompts=inputs.prompts, rollouts=fleet, rewards=pool, learner=learner)

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from actors.trainer import TrainerGroup
+from actors.learner import start_learner
 from algorithms.table import resolve
 from cluster import rl_specs
 from cluster.folder import RunFolder
@@ -76,9 +76,9 @@ async def _learn_again(
     objective = rl_specs.policy_objective(run, algorithm)
     mixer = make_mixer(run, run.mix, trained_tokenizer(run), place)
     assigner = CreditAssigner(algorithm, rl_specs.batch_shape(run), mixer)
-    with ray_session(run.cluster, num_cpus=run.trainer.num_ranks * run.trainer.threads_per_rank):
+    with ray_session(run.cluster, num_cpus=rl_specs.learner_cpus(run)):
         use_gpu = ray.cluster_resources().get("GPU", 0) > 0
-        learner = await TrainerGroup.start(rl_specs.learner_spec(run, objective, use_gpu=use_gpu))
+        learner = await start_learner(rl_specs.learner_spec(run, objective, use_gpu=use_gpu))
         try:
             if before is not None:
                 state = await learner.load(before)

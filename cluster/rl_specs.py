@@ -6,7 +6,7 @@ from typing import Any
 from actors.messages import RolloutSpec
 from algorithms.algorithm import Algorithm
 from configs.digest import config_digest
-from configs.schema import CriticConfig, RlRun
+from configs.schema import CriticConfig, ReferenceConfig, RlRun
 from experience.records import Sampling
 from trainers.credit import BatchShape
 from trainers.learner import LearnerSpec
@@ -18,6 +18,8 @@ def policy_objective(run: RlRun, algorithm: Algorithm) -> PolicyObjective:
     """What the ranks train the policy for. ValueError for settings that go with another algorithm."""
     if run.critic != CriticConfig() and not algorithm.needs_critic:
         raise ValueError(f"critic has no effect: advantage={algorithm.advantage!r} has none; set advantage: gae")
+    if run.reference != ReferenceConfig() and not algorithm.needs_reference:
+        raise ValueError("reference has no effect: kl_coef=0 compares with none; set algorithm.kl_coef")
     if algorithm.critic_warmup_steps >= run.num_steps:
         raise ValueError(
             f"algorithm.critic_warmup_steps={algorithm.critic_warmup_steps} leaves none of num_steps={run.num_steps} "
@@ -44,6 +46,7 @@ def learner_spec(run: RlRun, objective: PolicyObjective, *, use_gpu: bool) -> Le
         total_updates=(run.num_steps - algorithm.critic_warmup_steps) * updates,
         critic=run.critic if algorithm.needs_critic else None,
         critic_warmup_updates=algorithm.critic_warmup_steps * updates,
+        reference=run.reference,
         lora_sync=run.rollout.lora_sync,
         config_digest=config_digest(run),
         use_gpu=use_gpu,
@@ -113,5 +116,10 @@ def batch_shape(run: RlRun) -> BatchShape:
 
 def num_cpus(run: RlRun) -> int:
     """Cores that ranks and rollout workers ask for."""
-    trainer = run.trainer.num_ranks * run.trainer.threads_per_rank
-    return trainer + run.rollout.num_workers * run.rollout.threads_per_worker
+    return learner_cpus(run) + run.rollout.num_workers * run.rollout.threads_per_worker
+
+
+def learner_cpus(run: RlRun) -> int:
+    """Cores that the ranks of policy, reference and critic ask for."""
+    num_ranks = run.trainer.num_ranks + run.reference.num_ranks + run.critic.num_ranks
+    return num_ranks * run.trainer.threads_per_rank

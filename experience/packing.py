@@ -3,11 +3,12 @@
 import heapq
 from bisect import bisect_left, insort
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain, pairwise
 
 import numpy as np
 
-from experience.records import Item, MicroBatch, MiniBatch, TokenBlock
+from experience.records import Batch, Item, MicroBatch, MiniBatch, TokenBlock
 
 # A bin is a micro-batch that has no rank yet.
 
@@ -47,6 +48,19 @@ def plan_block(block: TokenBlock, *, number: int, num_ranks: int, tokens_per_mic
         for start, end in pairwise(edges.tolist())
     ]
     return _mini_batch(items, num_ranks, tokens_per_micro_batch)
+
+
+def redeal(batch: Batch, num_ranks: int) -> Batch:
+    """The same micro-batches dealt to `num_ranks` ranks, filled up with empty ones; what is mixed in is left out."""
+    return replace(batch, mini_batches=tuple(_redealt(mini, num_ranks) for mini in batch.mini_batches), mixed=())
+
+
+def _redealt(mini_batch: MiniBatch, num_ranks: int) -> MiniBatch:
+    if len(mini_batch.ranks) == num_ranks:
+        return mini_batch
+    bins = [micro_batch for rank in mini_batch.ranks for micro_batch in rank if micro_batch]
+    bins += [()] * (-len(bins) % num_ranks)
+    return replace(mini_batch, ranks=_deal(bins, num_ranks))
 
 
 def plan_micro_batches(

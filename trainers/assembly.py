@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from trainers.adapter_names import peft_config
 from trainers.critic import Critic
+from trainers.critic_trainer import CriticTrainer
 from trainers.export import export_folder, write_adapter, write_description, write_weights
 from trainers.learner import LearnerSpec
 from trainers.lora import UnadaptedModel, adapted_layers, add_adapters
@@ -32,6 +33,7 @@ from trainers.policy import PolicyObjective
 from trainers.policy_trainer import PolicyTrainer
 from trainers.policy_weights import adapter_weights, whole_weights
 from trainers.rank import RankTrainer
+from trainers.reference_trainer import ReferenceTrainer
 from trainers.reward_model import RewardModel, exported_config, is_classifier, load_classifier
 from trainers.value_model import value_model, value_model_of_rewards
 from trainers.zero import FrozenModel, ZeroEngine
@@ -61,9 +63,7 @@ def build_policy(spec: LearnerSpec) -> PolicyModel:
 
 def assemble(spec: LearnerSpec) -> RankTrainer:
     """This process's rank; the process group is joined already. RuntimeError if the model mixes packed sequences."""
-    torch.manual_seed(spec.seed)
-    random.seed(spec.seed)
-    np.random.seed(spec.seed)
+    _seed(spec.seed)
     model = build_model(spec)
     check_packing(model.pretrained)
     layout = join_layout(spec.trainer.sequence_parallel_size, spec.trainer.collective_timeout_seconds)
@@ -81,10 +81,37 @@ def assemble(spec: LearnerSpec) -> RankTrainer:
     return PolicyTrainer(
         engine,
         objective,
-        reference=_reference(engine, spec) if objective.algorithm.needs_reference else None,
-        critic=_critic(spec, objective, layout) if objective.algorithm.needs_critic else None,
+        reference=(
+            _reference(engine, spec) if objective.algorithm.needs_reference and not spec.reference.num_ranks else None
+        ),
+        critic=_critic(spec, objective, layout) if spec.critic is not None and not spec.critic.num_ranks else None,
         layout=layout,
     )
+
+
+def assemble_critic(spec: LearnerSpec) -> CriticTrainer:
+    """This process's rank of a critic that has ranks of its own; `spec.trainer` describes these."""
+    _seed(spec.seed)
+    assert isinstance(spec.objective, PolicyObjective), "only policies are trained with a critic"
+    layout = join_layout(spec.trainer.sequence_parallel_size, spec.trainer.collective_timeout_seconds)
+    return CriticTrainer(_critic(spec, spec.objective, layout), layout)
+
+
+def assemble_reference(spec: LearnerSpec) -> ReferenceTrainer:
+    """This process's rank of a reference that has ranks of its own; `spec.trainer` describes these."""
+    _seed(spec.seed)
+    assert isinstance(spec.objective, PolicyObjective), "another objective keeps its reference beside the model"
+    model = build_policy(spec)
+    check_packing(model.pretrained)
+    layout = join_layout(spec.trainer.sequence_parallel_size, spec.trainer.collective_timeout_seconds)
+    check_sharing(model.pretrained, layout)
+    return ReferenceTrainer(FrozenModel(model, spec.trainer, dtype=spec.model.dtype), spec.objective, layout)
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
 
 
 def _reference(engine: ZeroEngine, spec: LearnerSpec) -> FrozenModel | UnadaptedModel:

@@ -3,7 +3,7 @@
     checkpoints/step_000100/
         manifest.json       written last: every file with its size and SHA-256
         state.json          what the driver goes on from
-        rng/                random generators, one file a rank
+        rng/                random generators, one file a rank (critic_rank_0 ... where it has ranks of its own)
         policy/             DeepSpeed's shards; critic/ beside it, where there is one
         reference/          the reference's weights, where they do not stay those of model.path
 
@@ -18,7 +18,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,10 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a checkpoint holds, and for whom."""
+    """What a checkpoint holds, and for whom.
+
+    `world_size`: ranks of the policy. `own_ranks`: of each other model that has ranks of its own.
+    """
 
     schema_version: int
     step: int
@@ -55,6 +58,7 @@ class Manifest:
     config_digest: str
     created: str
     files: Mapping[str, FileEntry]
+    own_ranks: Mapping[str, int] = field(default_factory=dict)
 
 
 def folder_of(root: Path, step: int) -> Path:
@@ -79,9 +83,20 @@ def begin(folder: Path) -> Path:
     return draft
 
 
-def commit(draft: Path, folder: Path, *, world_size: int, config_digest: str) -> None:
-    """Make a filled draft the checkpoint `folder`: whole, sealed and on disk."""
-    _seal(draft, step=step_of(folder), world_size=world_size, config_digest=config_digest)
+def commit(
+    draft: Path, folder: Path, *, world_size: int, config_digest: str, own_ranks: Mapping[str, int] | None = None
+) -> None:
+    """Make a filled draft the checkpoint `folder`: whole, sealed and on disk. See Manifest."""
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        step=step_of(folder),
+        world_size=world_size,
+        own_ranks=own_ranks or {},
+        config_digest=config_digest,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        files=_entries(draft, _files(draft)),
+    )
+    _seal(draft, manifest)
     _move_into_place(draft, folder)
 
 
@@ -101,15 +116,7 @@ def require_space(folder: Path, nbytes: int) -> None:
         )
 
 
-def _seal(folder: Path, *, step: int, world_size: int, config_digest: str) -> None:
-    manifest = Manifest(
-        schema_version=SCHEMA_VERSION,
-        step=step,
-        world_size=world_size,
-        config_digest=config_digest,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        files=_entries(folder, _files(folder)),
-    )
+def _seal(folder: Path, manifest: Manifest) -> None:
     path = folder / MANIFEST
     content = asdict(manifest)
     path.write_text(json.dumps({**content, DIGEST: _digest(content)}, indent=1) + "\n", encoding="utf-8")
@@ -147,6 +154,18 @@ def verify(folder: Path) -> Manifest:
         if actual[name].sha256 != expected.sha256:
             raise CheckpointError(f"{folder / name}: its SHA-256 is not the manifest's; the file was changed")
     return manifest
+
+
+def check_ranks(folder: Path, manifest: Manifest, world_size: int, own_ranks: Mapping[str, int]) -> None:
+    """CheckpointError unless as many ranks hold each model as when it was written: their shards fit no others."""
+    written = {"trainer": manifest.world_size, **manifest.own_ranks}
+    present = {"trainer": world_size, **own_ranks}
+    for section in [*present, *(written.keys() - present)]:
+        was, now = written.get(section, 0), present.get(section, 0)
+        if was != now:
+            ranks = "ranks" if section == "trainer" else f"ranks of the {section}'s own"
+            key = f"{section}.num_ranks"
+            raise CheckpointError(f"{folder}: written by {was} {ranks}, and {key}={now}; set {key}={was}")
 
 
 def _read_manifest(path: Path) -> Manifest:

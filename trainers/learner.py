@@ -1,10 +1,10 @@
 """What every rank of a learner is told at birth."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from configs.schema.model import ModelConfig
 from configs.schema.rollout import LoraSync
-from configs.schema.training import CriticConfig, OptimizerConfig, TrainerConfig
+from configs.schema.training import CriticConfig, OptimizerConfig, ReferenceConfig, TrainerConfig
 from trainers.objective import Objective
 from trainers.policy import PolicyObjective
 
@@ -29,6 +29,7 @@ class LearnerSpec:
     total_updates: int
     critic: CriticConfig | None = None
     critic_warmup_updates: int = 0
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     config_digest: str = ""
     lora_sync: LoraSync = "merged"
     use_gpu: bool = False

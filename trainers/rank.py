@@ -9,13 +9,8 @@ from trainers.passes import Blocks
 from trainers.zero import FrozenModel, StepReport, ZeroEngine
 
 
-class RankTrainer(Protocol):
-    """The work of one rank. All ranks call the same methods in the same order, with equal numbers of passes."""
-
-    @property
-    def engine(self) -> ZeroEngine:
-        """Of the model that is published and exported."""
-        ...
+class RankModels(Protocol):
+    """What a checkpoint holds of one rank."""
 
     @property
     def engines(self) -> Mapping[str, ZeroEngine]:
@@ -25,6 +20,15 @@ class RankTrainer(Protocol):
     @property
     def moving_reference(self) -> FrozenModel | None:
         """A frozen model whose weights change during the run, and must be saved with it."""
+        ...
+
+
+class RankTrainer(RankModels, Protocol):
+    """The work of one rank. All ranks call the same methods in the same order, with equal numbers of passes."""
+
+    @property
+    def engine(self) -> ZeroEngine:
+        """Of the model that is published and exported."""
         ...
 
     def update(self, batch: Batch, blocks: Blocks) -> dict[str, float]:

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from torch import distributed as dist
 
 from trainers.checkpoint import CheckpointError, require_space
-from trainers.rank import RankTrainer
+from trainers.rank import RankModels
 from trainers.rng import load_rng, save_rng
 from trainers.zero import FrozenModel
 
@@ -15,8 +15,11 @@ REFERENCE = "reference"
 BUCKET_BYTES = 1 << 30
 
 
-def save_rank(trainer: RankTrainer, folder: Path) -> None:
-    """Write this rank's part. OSError, on every rank alike, when the disk has no room for the whole."""
+def save_rank(trainer: RankModels, folder: Path, prefix: str = "") -> None:
+    """Write this rank's part. OSError, on every rank alike, when the disk has no room for the whole.
+
+    `prefix` goes before the names of files that ranks of another group would else write too.
+    """
     reference = trainer.moving_reference
     parts = [*trainer.engines.values(), *([] if reference is None else [reference])]
     require_space(folder, sum(part.checkpoint_bytes for part in parts))
@@ -24,12 +27,12 @@ def save_rank(trainer: RankTrainer, folder: Path) -> None:
         engine.save(folder / name)
     if reference is not None:
         _save_reference(reference, folder / REFERENCE)
-    save_rng(_rng_file(folder))
+    save_rng(_rng_file(folder, prefix))
 
 
-def load_rank(trainer: RankTrainer, folder: Path) -> None:
+def load_rank(trainer: RankModels, folder: Path, prefix: str = "") -> None:
     """Go on from this rank's part of a checkpoint; its manifest must have been verified."""
-    rng = _rng_file(folder)
+    rng = _rng_file(folder, prefix)
     if not rng.is_file():
         raise CheckpointError(f"{rng}: missing, so the checkpoint is not one of {dist.get_world_size()} ranks")
     for name, engine in trainer.engines.items():
@@ -49,5 +52,5 @@ def _save_reference(reference: FrozenModel, folder: Path) -> None:
             save_file(tensors, folder / f"{number:05d}.safetensors")
 
 
-def _rng_file(folder: Path) -> Path:
-    return folder / "rng" / f"rank_{dist.get_rank()}.safetensors"
+def _rng_file(folder: Path, prefix: str) -> Path:
+    return folder / "rng" / f"{prefix}rank_{dist.get_rank()}.safetensors"

@@ -1,7 +1,9 @@
 """When a run is saved, and what becomes of a save that fails."""
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +13,22 @@ from trainers import checkpoint
 logger = logging.getLogger(__name__)
 
 MAX_FAILED_SAVES = 3  # in a row; a full disk may be emptied meanwhile
+
+
+@asynccontextmanager
+async def drafted(
+    folder: Path, *, world_size: int, config_digest: str, own_ranks: Mapping[str, int] | None = None
+) -> AsyncIterator[Path]:
+    """A folder to write a checkpoint into: it becomes `folder` when the block ends well, and is dropped else."""
+    draft = checkpoint.begin(folder)
+    try:
+        yield draft
+        await asyncio.to_thread(
+            checkpoint.commit, draft, folder, world_size=world_size, config_digest=config_digest, own_ranks=own_ranks
+        )
+    except BaseException:
+        checkpoint.discard(draft)
+        raise
 
 
 class Savable(Protocol):

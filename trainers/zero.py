@@ -211,6 +211,11 @@ class FrozenModel:
         else:
             module.to(_device())
 
+    @property
+    def device(self) -> torch.device:
+        """Where this rank computes."""
+        return _device()
+
     @torch.no_grad()
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward pass, without gradients."""

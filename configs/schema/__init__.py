@@ -26,7 +26,14 @@ from configs.schema.run import (
     SftRun,
     SupervisedRun,
 )
-from configs.schema.training import CheckpointConfig, CriticConfig, LoggingConfig, OptimizerConfig, TrainerConfig
+from configs.schema.training import (
+    CheckpointConfig,
+    CriticConfig,
+    LoggingConfig,
+    OptimizerConfig,
+    ReferenceConfig,
+    TrainerConfig,
+)
 
 __all__ = [
     "AlgorithmConfig",
@@ -50,6 +57,7 @@ __all__ = [
     "PretrainRun",
     "RankedArithmeticConfig",
     "ReasoningGymConfig",
+    "ReferenceConfig",
     "RewardModelConfig",
     "RewardModelRun",
     "RewardPoolConfig",

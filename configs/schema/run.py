@@ -10,7 +10,14 @@ from configs.schema.data import DataConfig, MixConfig
 from configs.schema.model import ModelConfig
 from configs.schema.rewards import RewardModelConfig, RewardPoolConfig, RewardSpecs
 from configs.schema.rollout import EvaluationConfig, RolloutConfig
-from configs.schema.training import CheckpointConfig, CriticConfig, LoggingConfig, OptimizerConfig, TrainerConfig
+from configs.schema.training import (
+    CheckpointConfig,
+    CriticConfig,
+    LoggingConfig,
+    OptimizerConfig,
+    ReferenceConfig,
+    TrainerConfig,
+)
 
 
 class ClusterConfig(Section):
@@ -139,6 +146,8 @@ class RlRun(BaseRun):
     """The objective."""
     critic: CriticConfig = CriticConfig()
     """The value model, for algorithms that have one."""
+    reference: ReferenceConfig = ReferenceConfig()
+    """Where the frozen start of the policy is held, for algorithms that compare with it."""
     mix: MixConfig | None = None
     """Pre-training text beside the samples, against forgetting (PPO-ptx)."""
     rewards: RewardSpecs = Field(min_length=1)
@@ -149,6 +158,17 @@ class RlRun(BaseRun):
     """The actors that run reward models."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Held-out evaluation."""
+
+    @model_validator(mode="after")
+    def _own_ranks_divide(self) -> "RlRun":
+        size = self.trainer.sequence_parallel_size
+        for name, ranks in (("critic", self.critic.num_ranks), ("reference", self.reference.num_ranks)):
+            if ranks % size:
+                raise ValueError(
+                    f"{name}.num_ranks={ranks} must be a multiple of trainer.sequence_parallel_size={size}: they share "
+                    f"tokens as the policy's do; nearest: {-(-ranks // size) * size}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "RlRun":

@@ -87,6 +87,26 @@ class CriticConfig(Section):
     """How its weights move."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """What is partitioned over the ranks, as trainer.zero_stage."""
+    num_ranks: int = Field(default=0, ge=0)
+    """Processes of its own, one device each, that work beside the policy's; 0: on the policy's ranks."""
+
+
+class ReferenceConfig(Section):
+    """Where the reference of algorithms with a KL term is held."""
+
+    num_ranks: int = Field(default=0, ge=0)
+    """Processes of its own, one device each, that work beside the policy's; 0: on the policy's ranks."""
+    zero_stage: Literal[0, 3] = 0
+    """Ranks of its own hold the weights whole (0) or partitioned (3); on the policy's, trainer.zero_stage decides."""
+
+    @model_validator(mode="after")
+    def _has_ranks_to_partition_over(self) -> "ReferenceConfig":
+        if self.zero_stage and not self.num_ranks:
+            raise ValueError(
+                f"zero_stage={self.zero_stage} has no effect with num_ranks=0: the reference is partitioned as "
+                "trainer.zero_stage says; set num_ranks, or leave zero_stage out"
+            )
+        return self
 
 
 class CheckpointConfig(Section):

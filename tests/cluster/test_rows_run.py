@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from cluster.launch import launch
 from cluster.replay import replay
-from tests.cluster.tiny_recipes import DATA, recipe
+from tests.cluster.tiny_recipes import DATA, TRAINER, recipe
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -65,6 +65,18 @@ def test_ppo_with_warm_up_and_mixed_in_text_goes_on_after_a_resume_as_if_nothing
     assert replayed.is_same_recipe and replayed.differences(0.0) == {}
 
 
+def test_ppo_with_reference_and_critic_on_their_own_ranks_learns_the_same(start: Path) -> None:
+    ppo = {"algorithm": {"name": "ppo"}, "trainer": {**TRAINER, "num_ranks": 1}, "evaluation": {"num_prompts": 1}}
+    own = {"critic": {"num_ranks": 1}, "reference": {"num_ranks": 1}}
+    together, apart = run(start, "ppo-together", **ppo), run(start, "ppo-apart", **ppo, **own)
+    for line, expected in zip(apart, together, strict=True):
+        assert line.keys() == expected.keys()
+        for name in ("value/loss", "critic/grad_norm", "policy/kl_ref", "policy/loss", "optimizer/grad_norm"):
+            assert line[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-7), name
+    manifest = json.loads((start / "ppo-apart" / "checkpoints" / "step_000002" / "manifest.json").read_text())
+    assert (manifest["world_size"], manifest["own_ranks"]) == (1, {"reference": 1, "critic": 1})
+
+
 def test_remax_samples_its_baseline_beside_the_group(start: Path) -> None:
     rollout = {"prompts_per_step": 4, "group_size": 1, "sampling": {"max_response_tokens": 16}}
     lines = run(start, "remax", algorithm={"name": "remax"}, rollout=rollout)
@@ -93,5 +105,7 @@ def test_reinforce_pp_makes_token_advantages_with_the_divergence_inside(start: P
 def test_settings_of_a_critic_that_is_not_there_are_refused(start: Path) -> None:
     with pytest.raises(ValueError, match="critic has no effect"):
         launch(recipe("rl", start, name="none", critic={"zero_stage": 2}))
+    with pytest.raises(ValueError, match="reference has no effect: kl_coef=0 compares with none"):
+        launch(recipe("rl", start, name="none", reference={"num_ranks": 1}))
     with pytest.raises(ValueError, match="leaves none of num_steps=2"):
         launch(recipe("rl", start, name="none", algorithm={"name": "ppo", "critic_warmup_steps": 2}))

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experience.packing import plan_micro_batches, plan_mini_batches
-from experience.records import Item, MiniBatch
+from experience.packing import plan_micro_batches, plan_mini_batches, redeal
+from experience.records import Batch, Item, MiniBatch
 
 BUDGET = 64
 
@@ -20,6 +20,10 @@ def lengths_of(plan: tuple[tuple[tuple[Item, ...], ...], ...]) -> list[list[list
 
 def rows_of(mini: MiniBatch) -> list[int]:
     return sorted(item.row for rank in mini.ranks for micro in rank for item in micro)
+
+
+def filled(mini: MiniBatch) -> set[tuple[Item, ...]]:
+    return {micro for rank in mini.ranks for micro in rank if micro}
 
 
 lengths = st.lists(st.integers(2, BUDGET), max_size=60)
@@ -119,3 +123,23 @@ def test_mini_batches_differ_by_at_most_one_group_and_none_is_empty(num_groups: 
     assert len(sizes) == min(num_groups, num_mini_batches)
     assert max(sizes) - min(sizes) <= 1
     assert [row for mini in minis for row in rows_of(mini)] == list(range(num_groups))
+
+
+@given(st.lists(st.integers(2, BUDGET), min_size=1, max_size=40), ranks, ranks)
+def test_a_batch_is_dealt_anew_in_the_same_micro_batches(lengths: list[int], num_ranks: int, others: int) -> None:
+    groups = [items(*lengths)[start : start + 4] for start in range(0, len(lengths), 4)]
+    plan = plan_mini_batches(groups, num_mini_batches=2, num_ranks=num_ranks, tokens_per_micro_batch=BUDGET)
+    batch = Batch(blocks=(), mini_batches=plan, mixed=plan, trains_policy=False, epochs=2)
+    dealt = redeal(batch, others)
+    assert dealt.mixed == () and (dealt.trains_policy, dealt.epochs) == (False, 2)
+    for was, now in zip(batch.mini_batches, dealt.mini_batches, strict=True):
+        assert len(now.ranks) == others and len({len(rank) for rank in now.ranks}) == 1
+        assert filled(was) == filled(now)
+        assert (now.num_sequences, now.num_loss_tokens) == (was.num_sequences, was.num_loss_tokens)
+
+
+def test_as_many_ranks_keep_what_they_were_dealt() -> None:
+    plan = plan_mini_batches([items(9, 8, 7, 6)], num_mini_batches=1, num_ranks=2, tokens_per_micro_batch=BUDGET)
+    assert redeal(Batch(blocks=(), mini_batches=plan), 2).mini_batches == plan
+    five = redeal(Batch(blocks=(), mini_batches=plan), 5).mini_batches[0].ranks
+    assert [len(rank) for rank in five] == [1] * 5 and five.count(((),)) == 3

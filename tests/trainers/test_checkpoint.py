@@ -40,6 +40,26 @@ def test_a_written_checkpoint_is_verified_and_read_back(tmp_path: Path) -> None:
     assert checkpoint.read_state(folder) == {"step": 100, "text": "é"}
 
 
+@pytest.mark.parametrize(
+    ("world_size", "own_ranks", "message"),
+    [
+        (1, {"critic": 3}, "written by 2 ranks, and trainer.num_ranks=1; set trainer.num_ranks=2"),
+        (2, {"critic": 1}, "written by 3 ranks of the critic's own, and critic.num_ranks=1; set critic.num_ranks=3"),
+        (2, {}, "written by 3 ranks of the critic's own, and critic.num_ranks=0; set critic.num_ranks=3"),
+        (2, {"critic": 3, "reference": 1}, "written by 0 ranks of the reference's own, and reference.num_ranks=1"),
+    ],
+)
+def test_a_checkpoint_is_of_as_many_ranks_as_wrote_it(
+    tmp_path: Path, world_size: int, own_ranks: dict[str, int], message: str
+) -> None:
+    folder = checkpoint.folder_of(tmp_path, 3)
+    checkpoint.commit(checkpoint.begin(folder), folder, world_size=2, config_digest="", own_ranks={"critic": 3})
+    manifest = checkpoint.verify(folder)
+    checkpoint.check_ranks(folder, manifest, world_size=2, own_ranks={"critic": 3})
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.check_ranks(folder, manifest, world_size=world_size, own_ranks=own_ranks)
+
+
 @pytest.mark.parametrize("name", ["state.json", "zero/rank_0.pt", "zero/rank_1.pt"])
 def test_a_flipped_bit_in_any_file_is_noticed_and_the_file_named(tmp_path: Path, name: str) -> None:
     folder = write(tmp_path, 1)
