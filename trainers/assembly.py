@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedModel
 
 from trainers.adapter_names import peft_config
 from trainers.critic import Critic
@@ -25,6 +25,7 @@ from trainers.model import (
     enable_checkpointing,
     load_model,
     new_model,
+    place,
 )
 from trainers.model_files import NORMALIZATION, RewardNormalization
 from trainers.objective_trainer import ObjectiveTrainer
@@ -46,19 +47,25 @@ def build_model(spec: LearnerSpec) -> PolicyModel | RewardModel:
     """The model before training, with the head that the objective asks for."""
     objective = spec.objective
     if not isinstance(objective, PolicyObjective) and objective.needs_reward_head:
-        return RewardModel(load_classifier(spec.model, seed=spec.seed))
+        return RewardModel(_placed(load_classifier(spec.model, seed=spec.seed), spec))
     return build_policy(spec)
 
 
 def build_policy(spec: LearnerSpec) -> PolicyModel:
     """The policy before training: what `model.path` holds, or random weights from the run's seed."""
     if spec.model.new is None:
-        return PolicyModel(load_model(spec.model))
+        return PolicyModel(_placed(load_model(spec.model), spec))
     tokenizer = load_tokenizer(spec)
     tokens = SpecialTokens(bos=tokenizer.bos_token_id, eos=tokenizer.eos_token_id, pad=tokenizer.pad_token_id)
-    return PolicyModel(
-        new_model(spec.model.new, vocab_size=len(tokenizer), seed=spec.seed, tokens=tokens, dtype=spec.model.dtype)
-    )
+    model = new_model(spec.model.new, vocab_size=len(tokenizer), seed=spec.seed, tokens=tokens, dtype=spec.model.dtype)
+    return PolicyModel(_placed(model, spec))
+
+
+def _placed(model: PreTrainedModel, spec: LearnerSpec) -> PreTrainedModel:
+    """On a GPU: there, with the attention that is fastest there. ZeRO-3 takes its parts of the model from the host."""
+    if torch.cuda.is_available() and spec.trainer.zero_stage < 3:
+        place(model, torch.device("cuda", torch.cuda.current_device()))
+    return model
 
 
 def assemble(spec: LearnerSpec) -> RankTrainer:
@@ -128,7 +135,7 @@ def _critic(spec: LearnerSpec, objective: PolicyObjective, layout: Layout) -> Cr
     if config.path is not None:
         spec = replace(spec, model=spec.model.model_copy(update={"path": config.path, "new": None}))
     if config.path is not None and is_classifier(config.path):
-        model = value_model_of_rewards(load_classifier(spec.model, seed=spec.seed))
+        model = value_model_of_rewards(_placed(load_classifier(spec.model, seed=spec.seed), spec))
     else:
         model = value_model(build_policy(spec).causal_lm)
     check_sharing(model.body, layout)
