@@ -87,7 +87,7 @@ def base_weights(spec: LearnerSpec) -> Mapping[str, Tensor]:
     return dict(build_model(spec).causal_lm.named_parameters())
 
 
-CASES = [(0, "float32"), (1, "float32"), (2, "float32"), (3, "float32"), (1, "bfloat16"), (3, "bfloat16")]
+CASES = [(0, "float32"), *((stage, dtype) for stage in (1, 2, 3) for dtype in ("float32", "bfloat16"))]
 
 
 @pytest.mark.parametrize(("stage", "dtype"), CASES)
