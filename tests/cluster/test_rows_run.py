@@ -83,7 +83,7 @@ def test_remax_samples_its_baseline_beside_the_group(start: Path) -> None:
     assert all(line["optimizer/skipped_steps"] == 0 for line in lines)
     replayed = replay(start / "remax", 1)
     assert replayed.differences(0.0) == {} and replayed.replayed["policy/loss"] == lines[0]["policy/loss"]
-    other = replay(start / "remax", 1, ["algorithm.name=reinforce"])
+    other = replay(start / "remax", 1, ["algorithm.whiten=true"])
     assert not other.is_same_recipe and "policy/loss" in other.differences(1e-6)
     with pytest.raises(ValueError, match=r"keeps the weights after steps \[2\]"):
         replay(start / "remax", 2)

@@ -46,8 +46,8 @@ def test_a_column_is_read_in_place() -> None:
 
 
 def test_the_places_of_a_batch_are_those_of_all_mini_batches_and_not_of_what_is_mixed_in() -> None:
-    first = MiniBatch(ranks=(((A,), ()), ((B,), ())), num_sequences=2, num_loss_tokens=3)
-    second = MiniBatch(ranks=(((C,),), ((),)), num_sequences=1, num_loss_tokens=2)
+    first = MiniBatch(ranks=(((A,), ()), ((B,), ())), num_items=2, num_sequences=2, num_loss_tokens=3)
+    second = MiniBatch(ranks=(((C,),), ((),)), num_items=1, num_sequences=1, num_loss_tokens=2)
     batch = Batch(blocks=(), mini_batches=(first,), mixed=(second,))
     assert places_of(batch) == {(7, 0), (7, 1)}
     assert places_of(Batch(blocks=(), mini_batches=(first, second)).of_rank(0)) == {(7, 0), (7, 2)}

@@ -56,7 +56,9 @@ def test_peaks_are_known_by_the_devices_name() -> None:
 def test_a_pass_counts_the_sequences_of_the_rank_and_the_head_on_scored_tokens_only() -> None:
     causal_lm = new_model(NewModelConfig(), vocab_size=50, seed=0, tokens=TOKENS, dtype="float32")
     items = [Item(block=0, row=row, num_tokens=5 + row, num_loss_tokens=2 + row) for row in range(3)]
-    mini_batch = MiniBatch(ranks=(((items[0], items[1]), (items[2],)),), num_sequences=9, num_loss_tokens=99)
+    mini_batch = MiniBatch(
+        ranks=(((items[0], items[1]), (items[2],)),), num_items=9, num_sequences=9, num_loss_tokens=99
+    )
     lengths = [5, 6, 7]
     expected = forward_flops(causal_lm.config, lengths, 2 + 3 + 4)
     policy = PolicyModel(causal_lm)

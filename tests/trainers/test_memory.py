@@ -31,7 +31,9 @@ def part(*passes: list[int]) -> Batch:
         tuple(Item(block=0, row=row, num_tokens=tokens, num_loss_tokens=1) for row, tokens in enumerate(lengths))
         for lengths in passes
     )
-    return Batch(blocks=(), mini_batches=(MiniBatch(ranks=(micro_batches,), num_sequences=1, num_loss_tokens=1),))
+    return Batch(
+        blocks=(), mini_batches=(MiniBatch(ranks=(micro_batches,), num_items=1, num_sequences=1, num_loss_tokens=1),)
+    )
 
 
 def test_a_quarter_of_what_the_free_memory_held_is_advised() -> None:
