@@ -1,11 +1,15 @@
 """A small learner's spec and batches, and what a single process without an engine makes of them."""
 
+import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
+from actors import weights
+from actors.trainer import TrainerGroup
 from algorithms.table import resolve
 from configs.schema.algorithm import AlgorithmConfig
 from configs.schema.model import ModelConfig, NewModelConfig, TokenizerConfig
@@ -17,6 +21,7 @@ from trainers.assembly import build_model
 from trainers.learner import LearnerSpec
 from trainers.objective import Objective
 from trainers.policy import PolicyObjective
+from trainers.roles import Learner
 from trainers.schedule import learning_rate
 
 # Wide enough that ZeRO-3 really partitions its matrices.
@@ -81,6 +86,22 @@ def make_batch(seed: int, *, num_ranks: int, num_mini_batches: int = 1) -> Batch
         groups += [items[:3], items[3:]]
     plan = plan_mini_batches(groups, num_mini_batches=num_mini_batches, num_ranks=num_ranks, tokens_per_micro_batch=48)
     return Batch(blocks=tuple(blocks), mini_batches=plan)
+
+
+@contextlib.asynccontextmanager
+async def running(spec: LearnerSpec) -> AsyncIterator[TrainerGroup]:
+    """The spec's ranks, ended with the block."""
+    group = await TrainerGroup.start(spec)
+    try:
+        yield group
+    finally:
+        group.close()
+
+
+async def published(learner: Learner) -> dict[str, torch.Tensor]:
+    """The weights that the learner publishes, by name."""
+    version = await learner.publish(1)
+    return {name: tensor.clone() for name, tensor in weights.tensors_of(version, await weights.fetch(version))}
 
 
 def train_alone(spec: LearnerSpec, batches: list[Batch]) -> tuple[dict[str, torch.Tensor], list[float]]:

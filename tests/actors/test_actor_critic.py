@@ -1,23 +1,18 @@
 """PPO's ranks on real Ray and DeepSpeed - critic, token rewards, reference - against one slow process."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import torch
 from torch import Tensor
 
-from actors import weights
-from actors.trainer import TrainerGroup
 from configs.schema.training import CriticConfig, OptimizerConfig
 from experience.packing import plan_mini_batches
 from experience.records import Batch, Item
-from tests.actors.learner_cases import OPTIMIZER, make_batch, make_spec, policy_objective
+from tests.actors.learner_cases import OPTIMIZER, make_batch, make_spec, policy_objective, published, running
 from trainers.assembly import build_model
 from trainers.learner import LearnerSpec
 from trainers.schedule import learning_rate
@@ -32,12 +27,7 @@ PPO = {
 CRITIC = CriticConfig(optimizer=OptimizerConfig(learning_rate=0.3, epsilon=1.0, max_grad_norm=100.0), zero_stage=1)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    with contextlib.chdir(Path(__file__).parents[2]):
-        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def ppo_spec(folder: Path, *, stage: int = 1, **columns: object) -> LearnerSpec:
@@ -47,20 +37,6 @@ def ppo_spec(folder: Path, *, stage: int = 1, **columns: object) -> LearnerSpec:
 
 def rewarded_batch(seed: int, num_mini_batches: int = 1) -> Batch:
     return make_batch(seed, num_ranks=2, num_mini_batches=num_mini_batches)
-
-
-@contextlib.asynccontextmanager
-async def running(spec: LearnerSpec) -> AsyncIterator[TrainerGroup]:
-    group = await TrainerGroup.start(spec)
-    try:
-        yield group
-    finally:
-        group.close()
-
-
-async def published(group: TrainerGroup) -> dict[str, Tensor]:
-    version = await group.publish(1)
-    return {name: tensor.clone() for name, tensor in weights.tensors_of(version, await weights.fetch(version))}
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """The rollout fleet on real workers: sharing, loss, hanging, growth, end."""
 
 import asyncio
-import contextlib
 import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator
@@ -26,12 +25,7 @@ SAMPLING = Sampling(num_samples=4, max_response_tokens=150, temperature=1.0, see
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    with contextlib.chdir(Path(__file__).parents[2]):
-        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 @pytest.fixture(scope="module")

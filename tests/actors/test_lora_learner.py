@@ -1,25 +1,21 @@
 """Adapters on real Ray and real DeepSpeed: what moves, what stays, what is published, saved and exported."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from actors import weights
-from actors.trainer import TrainerGroup
 from configs.schema import LoraConfig
 from configs.schema.rollout import LoraSync
-from tests.actors.learner_cases import advantage_loss, make_batch, make_spec, policy_objective
+from tests.actors.learner_cases import advantage_loss, make_batch, make_spec, policy_objective, published, running
 from trainers.adapter_names import adapter_name
 from trainers.assembly import build_model
 from trainers.learner import LearnerSpec
@@ -30,31 +26,12 @@ from trainers.supervised import SupervisedObjective
 LORA = LoraConfig(rank=4, alpha=16)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    with contextlib.chdir(Path(__file__).parents[2]):
-        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def lora_spec(folder: Path, objective: Any = None, *, sync: LoraSync = "adapter", **options: Any) -> LearnerSpec:
     spec = make_spec(folder, objective, num_ranks=2, **options)
     return replace(spec, model=spec.model.model_copy(update={"lora": LORA}), lora_sync=sync)
-
-
-@contextlib.asynccontextmanager
-async def running(spec: LearnerSpec) -> AsyncIterator[TrainerGroup]:
-    group = await TrainerGroup.start(spec)
-    try:
-        yield group
-    finally:
-        group.close()
-
-
-async def published(group: TrainerGroup) -> dict[str, Tensor]:
-    version = await group.publish(1)
-    return {name: tensor.clone() for name, tensor in weights.tensors_of(version, await weights.fetch(version))}
 
 
 def adapter_in(folder: Path) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """Adapters in real vLLM, by both ways of the weights, against transformers with peft and without any cache."""
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,12 +25,7 @@ LORA = LoraConfig(rank=6, alpha=18)  # a rank that vLLM has no kernels for, and 
 PREFIX = list(range(20, 90))  # common to all requests: two whole blocks of the cache
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    with contextlib.chdir(Path(__file__).parents[2]):
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 @pytest.fixture(scope="module", params=["qwen3", "qwen2"])

@@ -5,22 +5,20 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-import ray
 import torch
 from torch import Tensor
 
-from actors import weights
 from actors.learner import SpreadLearner, start_learner
 from actors.trainer import TrainerGroup, TrainerGroupError
 from configs.schema.training import CriticConfig, OptimizerConfig, ReferenceConfig
 from experience.records import Batch
-from tests.actors.learner_cases import make_batch, make_spec, policy_objective
+from tests.actors.learner_cases import make_batch, make_spec, policy_objective, published
 from trainers.checkpoint import CheckpointError
 from trainers.learner import LearnerSpec
 
@@ -31,12 +29,7 @@ CRITIC = CriticConfig(optimizer=OptimizerConfig(learning_rate=0.03, epsilon=1.0,
 PASSING = ("throughput", "memory", "time")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    with contextlib.chdir(Path(__file__).parents[2]):
-        ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def ppo_spec(folder: Path, **columns: object) -> LearnerSpec:
@@ -71,11 +64,6 @@ def with_learner(spec: LearnerSpec, work: Callable[[Any], Awaitable[Result]]) ->
             return await work(learner)
 
     return asyncio.run(run())
-
-
-async def published(learner: Learner) -> dict[str, Tensor]:
-    version = await learner.publish(1)
-    return {name: tensor.clone() for name, tensor in weights.tensors_of(version, await weights.fetch(version))}
 
 
 async def a_course(learner: Learner) -> tuple[list[Any], dict[str, Tensor]]:

@@ -1,15 +1,13 @@
 """Reward model and DPO on real Ray and DeepSpeed, against a single process with torch's AdamW."""
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -34,12 +32,7 @@ from trainers.scoring_model import ScoringModel
 NUM_UPDATES = 3
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    with contextlib.chdir(Path(__file__).parents[2]):
-        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 @pytest.fixture(scope="module")

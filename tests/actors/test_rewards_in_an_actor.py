@@ -1,12 +1,9 @@
 """A reward pool inside an asynchronous Ray actor: hostile answers never hold up its event loop."""
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
@@ -21,12 +18,7 @@ from rewards.pool import RewardPool
 NUM_VERDICTS, NUM_HOSTILE = 1000, 50
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    with contextlib.chdir(Path(__file__).parents[2]):
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 class Judge:

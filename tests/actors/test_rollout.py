@@ -1,9 +1,8 @@
 """The rollout worker on real vLLM, against transformers without any cache."""
 
-import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,12 +35,7 @@ def spec_of(model: Path, stop_token_ids: tuple[int, ...] = (EOS,)) -> RolloutSpe
     return RolloutSpec(model_path=str(model), config=RolloutConfig(), max_model_len=256, stop_token_ids=stop_token_ids)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    with contextlib.chdir(Path(__file__).parents[2]):
-        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 @pytest.fixture(scope="module")

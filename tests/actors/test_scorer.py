@@ -1,7 +1,6 @@
 """Reward models in Ray: replicas share the work, a lost one's samples are judged by another, poison is contained."""
 
 import asyncio
-import contextlib
 import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator
@@ -28,12 +27,7 @@ ITEMS = [RewardInput(prompt=f"What is {n}?", response="x" * (n % 50), answer=Non
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    with contextlib.chdir(Path(__file__).parents[2]):
-        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 @pytest.fixture

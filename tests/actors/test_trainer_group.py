@@ -7,31 +7,31 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors import weights
 from actors.trainer import TrainerGroup, TrainerGroupError
 from experience.records import Batch
-from tests.actors.learner_cases import cross_entropy_alone, make_batch, make_spec, policy_objective, train_alone
+from tests.actors.learner_cases import (
+    cross_entropy_alone,
+    make_batch,
+    make_spec,
+    policy_objective,
+    published,
+    running,
+    train_alone,
+)
 from trainers.checkpoint import CheckpointError
 from trainers.learner import LearnerSpec
 from trainers.supervised import SupervisedObjective
 
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    with contextlib.chdir(Path(__file__).parents[2]):
-        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 @pytest.fixture(scope="module")
@@ -47,25 +47,11 @@ def group(spec: LearnerSpec, cluster: None) -> Iterator[TrainerGroup]:
     started.close()
 
 
-@contextlib.asynccontextmanager
-async def running(spec: LearnerSpec) -> AsyncIterator[TrainerGroup]:
-    group = await TrainerGroup.start(spec)
-    try:
-        yield group
-    finally:
-        group.close()
-
-
 async def learn(spec: LearnerSpec, batches: list[Batch], export: Path) -> list[Any]:
     async with running(spec) as group:
         metrics = [await group.update(batch) for batch in batches]
         await group.export(export)
     return metrics
-
-
-async def published(group: TrainerGroup) -> dict[str, torch.Tensor]:
-    version = await group.publish(1)
-    return {name: tensor.clone() for name, tensor in weights.tensors_of(version, await weights.fetch(version))}
 
 
 def exported(folder: Path) -> dict[str, torch.Tensor]:
