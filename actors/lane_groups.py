@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from actors.lane_ranks import ColumnHandle, CriticRank, PolicyRank, ReferenceRank
-from actors.trainer import RankGroup, TrainerGroup
+from actors.ranks import RankGroup
+from actors.trainer import TrainerGroup
 from experience.columns import Place, places_of
 from experience.packing import redeal
 from experience.records import Batch, Weights

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from actors import weights
-from actors.trainer import PUBLISH_BUCKET_BYTES, Rank, TrainerRank, resolve
+from actors.ranks import Rank, resolve
+from actors.trainer import PUBLISH_BUCKET_BYTES, TrainerRank
 from experience.records import Batch, BlockHandle, Weights
 
 if TYPE_CHECKING:
@@ -62,13 +63,8 @@ class PolicyRank(TrainerRank):
         return metrics
 
     def publish_parameters(self) -> Weights | None:
-        """The current weights, from rank 0, under the names that this module and the reference's have for them."""
-        buckets = self._policy.engine.buckets(PUBLISH_BUCKET_BYTES)
-        if self._rank == 0:
-            return weights.publish(0, buckets)
-        for _ in buckets:
-            pass
-        return None
+        """The current weights under the names that this module and the reference's have for them."""
+        return self._published(0, self._policy.engine.buckets(PUBLISH_BUCKET_BYTES))
 
 
 class ReferenceRank(Rank):

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from actors.lane_groups import CriticGroup, PolicyGroup, ReferenceGroup
-from actors.trainer import RankGroup, TrainerGroup, TrainerGroupError, shared
+from actors.ranks import RankGroup, TrainerGroupError, shared
+from actors.trainer import TrainerGroup
 from experience.records import Batch, Weights
 from trainers import checkpoint
 from trainers.learner import LearnerSpec

@@ -1,7 +1,7 @@
 """What ends a run through no fault of its recipe: each is told in one line, without a traceback."""
 
 from actors.fleet import FleetFailed
-from actors.trainer import TrainerGroupError
+from actors.ranks import TrainerGroupError
 from cluster.signals import Interrupted
 from rewards.contract import RewardOutage
 

@@ -60,8 +60,10 @@ class CreditAssigner:
         """Advantages over the groups of step `step` (0 is the first), packed for the ranks."""
         samples = [sample for group in groups for sample in group.samples]
         rewards = self._rewards(samples)
-        find = self._token_rewards if self._algorithm.has_token_rewards else self._advantages
-        found = find(groups, samples, rewards)
+        if self._algorithm.has_token_rewards:
+            found = self._token_rewards(samples, rewards)
+        else:
+            found = self._advantages(groups, samples, rewards)
         self._moving_average = next_moving_average(self._moving_average, rewards, self._algorithm.baseline_decay)
         # An empty response has no token to learn from.
         is_usable = [sample.trajectory.num_response_tokens > 0 for sample in samples] & ~found.isnan().numpy()
@@ -98,7 +100,7 @@ class CreditAssigner:
         lengths = torch.tensor([sample.trajectory.num_response_tokens for sample in samples])
         return rewards + overlong_penalty(lengths, self._shape.max_response_tokens, self._algorithm.overlong_share)
 
-    def _token_rewards(self, groups: Sequence[Group], samples: Sequence[Scored], rewards: Tensor) -> Tensor:
+    def _token_rewards(self, samples: Sequence[Scored], rewards: Tensor) -> Tensor:
         """[N], what each sample's last token is rewarded with; NaN where it is left out."""
         if self._algorithm.mask_truncated:
             rewards = torch.where(_is_truncated(samples), torch.nan, rewards)
@@ -122,7 +124,7 @@ class CreditAssigner:
         remaining = iter(advantages)
         items = [
             [
-                _item(sample.trajectory, handles, advantage)
+                self._item(sample.trajectory, handles, advantage)
                 for sample, advantage in zip(group.samples, remaining, strict=False)
                 if advantage is not None
             ]
@@ -135,6 +137,18 @@ class CreditAssigner:
             tokens_per_micro_batch=self._shape.tokens_per_micro_batch,
         )
         return Batch(blocks=tuple(handles.values), mini_batches=mini_batches)
+
+    def _item(self, trajectory: Trajectory, handles: "_Handles", worth: float) -> Item:
+        """The sequence with its advantage, or with the reward that its ranks make advantages of."""
+        has_token_rewards = self._algorithm.has_token_rewards
+        return Item(
+            block=handles.number(trajectory.block),
+            row=trajectory.row,
+            num_tokens=trajectory.num_tokens,
+            num_loss_tokens=trajectory.num_response_tokens,
+            advantage=0.0 if has_token_rewards else worth,
+            reward=worth if has_token_rewards else 0.0,
+        )
 
 
 class _Handles:
@@ -150,17 +164,6 @@ class _Handles:
             self._numbers[id(handle)] = len(self.values)
             self.values.append(handle)
         return self._numbers[id(handle)]
-
-
-def _item(trajectory: Trajectory, handles: _Handles, advantage: float) -> Item:
-    return Item(
-        block=handles.number(trajectory.block),
-        row=trajectory.row,
-        num_tokens=trajectory.num_tokens,
-        num_loss_tokens=trajectory.num_response_tokens,
-        advantage=advantage,
-        reward=advantage,
-    )
 
 
 def _is_truncated(samples: Sequence[Scored]) -> Tensor:

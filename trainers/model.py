@@ -1,5 +1,6 @@
 """The trained language model: made from a seed or loaded, and wrapped to score packed sequences."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,11 +148,16 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
         output_loading_info=True,
     )
     model, report = loaded
-    # transformers only warns, and trains on with random weights in their place.
+    check_loaded(report, f"model.path={config.path}")
+    return model
+
+
+def check_loaded(report: Mapping[str, Any], where: str) -> None:
+    """ValueError unless `from_pretrained` found every weight; `report` is its loading info."""
+    # transformers only warns, and goes on with random weights in their place.
     wrong = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if wrong:
-        raise ValueError(f"model.path={config.path}: weights missing or of the wrong shape: {', '.join(wrong[:5])}")
-    return model
+        raise ValueError(f"{where}: weights missing or of the wrong shape: {', '.join(wrong[:5])}")
 
 
 def place(model: PreTrainedModel, device: torch.device) -> None:

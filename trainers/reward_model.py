@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, PretrainedConfig, P
 from configs.schema.model import ModelConfig
 from experience.tokenizer import stop_token_ids
 from trainers.attention import SEGMENTS
-from trainers.model import TORCH_DTYPES, hidden_states, load_model
+from trainers.model import TORCH_DTYPES, check_loaded, hidden_states, load_model
 from trainers.packed import Packed
 
 # N sequences, D hidden size
@@ -101,8 +101,5 @@ def checked_classifier(classifier: PreTrainedModel, report: dict[str, Any], *, p
     """What `from_pretrained` gives with its loading info; ValueError unless it is a whole reward model."""
     if classifier.config.num_labels != 1:
         raise ValueError(f"{path}: {classifier.config.num_labels} labels; a reward model has num_labels=1")
-    # transformers only warns, and goes on with random weights in their place.
-    wrong = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
-    if wrong:
-        raise ValueError(f"{path}: weights missing or of the wrong shape: {', '.join(wrong[:5])}")
+    check_loaded(report, path)
     return classifier

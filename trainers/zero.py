@@ -20,14 +20,11 @@ from torch.distributed import distributed_c10d
 
 from configs.schema.model import Dtype
 from configs.schema.training import OptimizerConfig, TrainerConfig
+from trainers.deepspeed_config import check_offload, deepspeed_config
 from trainers.flops import peak_flops
 from trainers.schedule import learning_rate
 
 logger = logging.getLogger(__name__)
-
-# ZeRO-3 keeps smaller parameters whole on every rank: gathering norms one by one costs more than it saves.
-PERSISTENT_PARAMETER_ELEMENTS = 10_000
-REDUCE_BUCKET_ELEMENTS = 200_000_000
 
 Bucket = Sequence[tuple[str, Tensor]]
 
@@ -70,7 +67,7 @@ class ZeroEngine:
         dtype: Dtype,
         total_steps: int,
     ) -> None:
-        _check_offload(trainer)
+        check_offload(trainer)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.stage = trainer.zero_stage
         self.steps = 0
@@ -82,7 +79,7 @@ class ZeroEngine:
         self._engine: Any = deepspeed.initialize(
             model=module,
             model_parameters=trained,
-            config=_deepspeed_config(optimizer, trainer, dtype, num_trained=sum(p.numel() for p in trained)),
+            config=deepspeed_config(optimizer, trainer, dtype, num_trained=sum(p.numel() for p in trained)),
         )[0]
         _bound_waits(trainer.collective_timeout_seconds)
 
@@ -201,7 +198,7 @@ class FrozenModel:
         self._module = module
         self._model: Any = module
         if self._is_partitioned:
-            config = _deepspeed_config(None, trainer, dtype)
+            config = deepspeed_config(None, trainer, dtype)
             # Before anything is moved: the whole of it may not fit the device.
             deepspeed.zero.Init(module=module, config_dict_or_path=config)
             for buffer in module.buffers():
@@ -290,52 +287,3 @@ def _bound_waits(seconds: float) -> None:
 
 def _device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-
-
-def _check_offload(config: TrainerConfig) -> None:
-    for key, is_set in (
-        ("trainer.offload_optimizer", config.offload_optimizer),
-        ("trainer.offload_parameters", config.offload_parameters),
-    ):
-        if is_set and not torch.cuda.is_available():
-            raise ValueError(f"{key}=true: without a GPU there is nothing to offload from; set it to false")
-
-
-def _deepspeed_config(
-    optimizer: OptimizerConfig | None,
-    trainer: TrainerConfig,
-    dtype: Dtype,
-    *,
-    num_trained: int = REDUCE_BUCKET_ELEMENTS,
-) -> dict[str, Any]:
-    config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,  # our micro-batches differ in size; DeepSpeed needs some number
-        "gradient_accumulation_steps": 1,
-        "zero_optimization": _zero_config(trainer, num_trained),
-        "bf16": {"enabled": dtype == "bfloat16"},
-        "steps_per_print": 1_000_000_000,
-    }
-    if optimizer is not None:
-        adam = {
-            "lr": optimizer.learning_rate,
-            "betas": (optimizer.beta1, optimizer.beta2),
-            "eps": optimizer.epsilon,
-            "weight_decay": optimizer.weight_decay,
-            # DeepSpeed's own Adam would be compiled with g++ on a CPU.
-            "torch_adam": not torch.cuda.is_available(),
-        }
-        config |= {"gradient_clipping": optimizer.max_grad_norm, "optimizer": {"type": "AdamW", "params": adam}}
-    return config
-
-
-def _zero_config(trainer: TrainerConfig, num_trained: int) -> dict[str, Any]:
-    # The bucket is allocated whole, however small the model.
-    bucket = max(1, min(REDUCE_BUCKET_ELEMENTS, num_trained))
-    zero: dict[str, Any] = {"stage": trainer.zero_stage, "reduce_bucket_size": bucket}
-    if trainer.zero_stage == 3:
-        zero["stage3_param_persistence_threshold"] = PERSISTENT_PARAMETER_ELEMENTS
-    if trainer.offload_optimizer:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-    if trainer.offload_parameters:
-        zero["offload_param"] = {"device": "cpu", "pin_memory": True}
-    return zero

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from actors.learner import SpreadLearner, start_learner
-from actors.trainer import TrainerGroup, TrainerGroupError
+from actors.ranks import TrainerGroupError
+from actors.trainer import TrainerGroup
 from configs.schema.training import CriticConfig, OptimizerConfig, ReferenceConfig
 from experience.records import Batch
 from tests.actors.learner_cases import make_batch, make_spec, policy_objective, published

@@ -16,7 +16,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.trainer import TrainerGroup, TrainerGroupError
+from actors.ranks import TrainerGroupError
+from actors.trainer import TrainerGroup
 from experience.records import Batch
 from tests.actors.learner_cases import (
     cross_entropy_alone,

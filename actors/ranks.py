@@ -1,0 +1,256 @@
+"""A group of ranks as Ray actors, whatever model they hold: one process each, and what the driver does with all.
+
+The group lives and dies as a whole: collectives need every rank, so one that fails ends all.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import ray
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+
+from actors.rendezvous import ReservedAddress, set_rank_environment
+from experience.records import Batch, BlockHandle, Weights
+from trainers.learner import LearnerSpec
+
+if TYPE_CHECKING:
+    from trainers.rank import RankModels
+    from trainers.zero import Bucket
+
+SECONDS_FOR_OTHER_RANKS = 2.0  # after a first failure: the others' tell which rank was its cause
+
+
+class TrainerGroupError(RuntimeError):
+    """The learner is gone. The message names the rank that failed first, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartFacts:
+    """How long each part of a rank's start took, in seconds."""
+
+    imports: float
+    process_group: float
+    model_and_engine: float
+
+
+class Rank:
+    """One rank. Its process does nothing heavy before `start`, so that all ranks load at the same time."""
+
+    file_prefix = ""  # of the files in a checkpoint that ranks of other groups would else write too
+
+    def __init__(self, spec: LearnerSpec, rank: int) -> None:
+        self._spec = spec
+        self._rank = rank
+        self._reserved = ReservedAddress()
+        self._trainer: Any  # RankModels; each kind of rank says which
+
+    def _assemble(self) -> "RankModels":
+        """This rank's models; the process group is joined already."""
+        raise NotImplementedError
+
+    def address(self) -> tuple[str, int]:
+        """Where the ranks could meet, were this the first of them."""
+        return self._reserved.address
+
+    def pid(self) -> int:
+        """This rank's process."""
+        return os.getpid()
+
+    def start(self, master: tuple[str, int], is_single_host: bool) -> StartFacts:
+        """Join the group whose rank 0 listens at `master`, and make the model and its engine."""
+        is_local = is_single_host and not self._spec.use_gpu
+        set_rank_environment(self._rank, self._spec.trainer.num_ranks, master, is_local=is_local)
+        begun = time.monotonic()
+        from trainers import assembly  # noqa: F401 - what is imported here is not counted to the model
+        from trainers.zero import join_process_group
+
+        imported = time.monotonic()
+        self._reserved.release()
+        join_process_group(self._spec.trainer)
+        joined = time.monotonic()
+        self._trainer = self._assemble()
+        return StartFacts(
+            imports=imported - begun, process_group=joined - imported, model_and_engine=time.monotonic() - joined
+        )
+
+    def save(self, folder: str) -> str | None:
+        """Write this rank's part of a checkpoint. Returns why there was no room for it, if there was none."""
+        from trainers.rank_state import save_rank
+
+        try:
+            save_rank(self._trainer, Path(folder), self.file_prefix)
+        except OSError as error:
+            return str(error)
+        return None
+
+    def load(self, folder: str) -> None:
+        """Go on from this rank's part of a verified checkpoint."""
+        from trainers.rank_state import load_rank
+
+        load_rank(self._trainer, Path(folder), self.file_prefix)
+
+    def _published(self, version: int, buckets: "Iterable[Bucket]") -> Weights | None:
+        """The buckets' weights where every node can read them, from rank 0; the others take part in gathering them."""
+        from actors import weights
+
+        if self._rank == 0:
+            return weights.publish(version, buckets)
+        for _ in buckets:
+            pass
+        return None
+
+    def _memory_told(self, part: Batch) -> AbstractContextManager[None]:
+        """See `out_of_memory_told`."""
+        from trainers.memory import out_of_memory_told
+
+        return out_of_memory_told(self._spec.model, self._spec.trainer, part)
+
+
+class RankGroup:
+    """All ranks that hold a model together."""
+
+    rank_class: type[Rank] = Rank
+    title = "trainer"
+
+    def __init__(self, spec: LearnerSpec, ranks: Sequence[Any], facts: Sequence[StartFacts]) -> None:
+        self._spec = spec
+        self._ranks = ranks
+        self.start_facts = facts
+        self._failure: str | None = None
+
+    @classmethod
+    async def start(cls, spec: LearnerSpec, options: Sequence[Mapping[str, Any]] = ()) -> Self:
+        """Ranks with their models loaded. `options`: for each rank, further options of its Ray actor."""
+        size = spec.trainer.num_ranks
+        extra = options or [{}] * size
+        ranks = [
+            ray.remote(cls.rank_class).options(**{**_actor_options(spec), **extra[rank]}).remote(spec, rank)
+            for rank in range(size)
+        ]
+        group = cls(spec, ranks, [])
+        addresses = await group._call("address", [()] * size)
+        is_single_host = len({host for host, _ in addresses}) == 1
+        group.start_facts = await group._call("start", [(addresses[0], is_single_host)] * size)
+        return group
+
+    def __len__(self) -> int:
+        return len(self._ranks)
+
+    async def save_part(self, draft: Path) -> None:
+        """Write what these ranks hold into a checkpoint's draft. OSError when the disk has no room for it."""
+        problems = await self._call("save", [(absolute(draft),)] * len(self))
+        for problem in filter(None, problems):
+            raise OSError(problem)
+
+    async def load_part(self, folder: Path) -> None:
+        """Go on from what `save_part` wrote; the checkpoint must have been verified, and be one of as many ranks."""
+        await self._call("load", [(absolute(folder),)] * len(self))
+
+    def close(self, reason: str = "the learner was closed") -> None:
+        """End all ranks. The first `reason` stays: what fails because ranks were ended is no cause."""
+        self._failure = self._failure or reason
+        for rank in self._ranks:
+            ray.kill(rank)
+
+    def _parts(self, batch: Batch) -> list[tuple[Batch, dict[int, BlockHandle]]]:
+        """The batch as each rank sees it, with the blocks that its micro-batches name.
+
+        Neighbours that share the tokens of each micro-batch see the same.
+        """
+        blocks = shared(batch.blocks)
+        size = self._spec.trainer.sequence_parallel_size
+        parts = [batch.of_rank(rank // size) for rank in range(len(self))]
+        return [(part, _named_blocks(part, blocks)) for part in parts]
+
+    async def _call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The method's results, one a rank. The first failure ends the group with TrainerGroupError."""
+        if self._failure:
+            raise TrainerGroupError(self._failure)
+        calls = [
+            asyncio.wrap_future(getattr(rank, method).remote(*own).future())
+            for rank, own in zip(self._ranks, arguments, strict=True)
+        ]
+        _, pending = await asyncio.wait(calls, return_when=asyncio.FIRST_EXCEPTION)
+        failed = any(call.done() and call.exception() for call in calls)
+        if not failed:
+            return [call.result() for call in calls]
+        if pending:
+            await asyncio.wait(pending, timeout=SECONDS_FOR_OTHER_RANKS)
+        reason = _describe_failure(self.title, method, calls, self._spec.trainer.tokens_per_micro_batch)
+        self.close(f"{reason}; all {len(calls)} ranks were ended")
+        raise TrainerGroupError(self._failure)
+
+
+def _describe_failure(
+    title: str, method: str, calls: Sequence[asyncio.Future[Any]], tokens_per_micro_batch: int
+) -> str:
+    """A rank that died is the cause of what its peers complain about. A kernel that kills for memory says no more."""
+    errors = {rank: call.exception() for rank, call in enumerate(calls) if call.done() and call.exception()}
+    for call in calls:
+        call.cancel()
+    died = [rank for rank, error in errors.items() if isinstance(error, RayActorError | OutOfMemoryError)]
+    rank = died[0] if died else min(errors)
+    error = errors[rank]
+    assert error is not None
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    what = f"{type(cause).__name__}: {_first_line(cause)}"
+    if died:
+        what = (
+            f"its process died; if it was killed for want of memory, set trainer.tokens_per_micro_batch="
+            f"{tokens_per_micro_batch // 2} (now {tokens_per_micro_batch})"
+        )
+    return f"{title} rank {rank} of {len(calls)} failed in {method}: {what}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else "no message"
+
+
+def _actor_options(spec: LearnerSpec) -> dict[str, Any]:
+    """Ray options of one rank. The environment must be there before torch is imported."""
+    threads = spec.trainer.threads_per_rank
+    environment = {
+        "OMP_NUM_THREADS": str(threads),
+        # Spinning threads of one process would starve the others that share its cores.
+        "GOMP_SPINCOUNT": "0",
+        "OMP_WAIT_POLICY": "passive",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONDONTWRITEBYTECODE": "",  # else every start compiles torch and transformers anew
+    }
+    if not spec.use_gpu:
+        environment["DS_ACCELERATOR"] = "cpu"
+    return {
+        "num_cpus": threads,
+        "num_gpus": 1 if spec.use_gpu else 0,
+        "max_restarts": 0,
+        "runtime_env": {"env_vars": environment},
+    }
+
+
+def absolute(folder: Path) -> str:
+    """Ranks may run in another folder than the driver."""
+    return str(folder.resolve())
+
+
+def shared(blocks: Sequence[BlockHandle]) -> list[BlockHandle]:
+    """Every block as a reference: what several ranks read travels once."""
+    return [block if isinstance(block, ray.ObjectRef) else ray.put(block) for block in blocks]
+
+
+def _named_blocks(part: Batch, blocks: Sequence[BlockHandle]) -> dict[int, BlockHandle]:
+    """The blocks that a rank's micro-batches name, by number."""
+    mini_batches = (*part.mini_batches, *part.mixed)
+    numbers = {item.block for batch in mini_batches for micro in batch.ranks[0] for item in micro}
+    return {number: blocks[number] for number in sorted(numbers)}
+
+
+def resolve(blocks: Mapping[int, BlockHandle]) -> dict[int, Any]:
+    """Each block once, read in place from the object store."""
+    return dict(zip(blocks, ray.get(list(blocks.values())), strict=True))
