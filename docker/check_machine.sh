@@ -9,7 +9,7 @@ if [ "$(uname -s)-$(uname -m)" != Linux-x86_64 ]; then
   echo "setup: the CPU lock file is for Linux on x86_64, this is $(uname -s) on $(uname -m); use a Linux x86_64 machine or the image in docker/" >&2
   exit 2
 fi
-if ! grep -qw avx512f "${CPUINFO:-/proc/cpuinfo}"; then
-  echo "setup: this CPU has no AVX-512, which vLLM's CPU build needs; use a machine that has it (Intel Skylake-SP or newer, AMD Zen 4 or newer), or a GPU" >&2
+if ! grep -qw avx2 "${CPUINFO:-/proc/cpuinfo}"; then
+  echo "setup: this CPU has no AVX2, which vLLM's CPU build needs; use a machine that has it (Intel Haswell or newer, AMD Zen or newer), or a GPU" >&2
   exit 2
 fi

@@ -1,4 +1,4 @@
-"""Where a model's program runs: bubblewrap, with no network, no files but the system's, and hard limits.
+"""Where a model's program runs: bubblewrap, with no network, no files but the system's, no process but its own, and hard limits.
 
 There is no other way to run one: without a working bubblewrap the code reward refuses to start.
 """
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rewards.contract import RewardError
+from rewards.syscalls import filter_file
 
 _MOST_OUTPUT = 1 << 20  # bytes kept; a program that writes more is ended
 
@@ -77,8 +78,8 @@ def check_sandbox() -> None:
 def _run(program: str, stdin: str, limits: SandboxLimits) -> Outcome:
     seconds = max(1, round(limits.timeout_seconds + 0.5))
     interpreter = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
-    command = [
-        *_bubblewrap(),
+    run = [
+        "--",
         interpreter,
         "-I",
         "-B",
@@ -88,11 +89,14 @@ def _run(program: str, stdin: str, limits: SandboxLimits) -> Outcome:
         str(seconds),
         program,
     ]
-    with tempfile.TemporaryFile() as source:
+    with tempfile.TemporaryFile() as source, filter_file() as calls:
         source.write(stdin.encode("utf-8", errors="replace"))
         source.seek(0)
+        command = [*_bubblewrap(), "--seccomp", str(calls), *run]
         try:
-            process = subprocess.Popen(command, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={})
+            process = subprocess.Popen(
+                command, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={}, pass_fds=[calls]
+            )
         except OSError as error:  # an argument that is too long, or holds a NUL
             return Outcome(stdout="", exit_code=None, fault=f"not started: {error}")
         except ValueError as error:
@@ -141,4 +145,4 @@ def _bubblewrap() -> list[str]:
     if not base.is_relative_to("/usr"):
         command += ["--ro-bind", str(base), str(base)]
     command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--chdir", "/tmp"]
-    return [shutil.which("bwrap") or "bwrap", *command[1:], "--"]
+    return [shutil.which("bwrap") or "bwrap", *command[1:]]

@@ -113,6 +113,35 @@ def test_a_bomb_ends_in_time_and_leaves_nothing(bomb: str) -> None:
     assert time.monotonic() - started < 4
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        "os.fork()",
+        "os.posix_spawn('/bin/true', ['true'], {})",
+        "subprocess.run(['true'])",
+        "ctypes.CDLL(None).syscall(57)",
+        "ctypes.CDLL(None).syscall(0x40000000 + 57)",
+        "ctypes.CDLL(None).syscall(56, 17, 0, 0, 0, 0)",
+        "ctypes.CDLL(None).syscall(435, (ctypes.c_uint64 * 8)(), 64)",
+    ],
+)
+def test_no_process_can_be_started(start: str) -> None:
+    program = f"""
+import ctypes, os, subprocess
+try:
+    result = {start}
+except OSError:
+    result = -1
+print(result, [name for name in os.listdir("/proc") if name.isdigit()])
+"""
+    assert judge(program, {"stdin": "", "stdout": "-1 ['1', '2']"}).value == 1.0
+
+
+def test_threads_can_be_started() -> None:
+    program = "import threading\nthread = threading.Thread(target=print, args=[3])\nthread.start()\nthread.join()"
+    assert judge(program, STDIO).value == 1.0
+
+
 def test_secrets_of_the_environment_stay_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "canary")
     program = """
