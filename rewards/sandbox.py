@@ -1,4 +1,4 @@
-"""Where a model's program runs: bubblewrap, with no network, no files but the system's, no process but its own, and hard limits.
+"""Where a model's program runs: bubblewrap, with no network, no files but the system's, no processes, and hard limits.
 
 There is no other way to run one: without a working bubblewrap the code reward refuses to start.
 """
