@@ -1,23 +1,61 @@
 """The thread that owns a sampling engine: it alone touches it, step after step."""
 
+import importlib
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from actors.messages import EngineFailed, RolloutSpec, SequenceRequest, StartFacts
 from experience.episode import Completion
 
-if TYPE_CHECKING:  # importing the engine imports vLLM
-    from actors.engine import Engine
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
 Finished = list[tuple[str, Completion]]
 Result = TypeVar("Result")
+
+
+class SamplingEngine(Protocol):
+    """What samples tokens: vLLM (actors/engine.py). Made of the worker's spec, without weights."""
+
+    version: int | None  # of the weights; None before the first load
+    num_tokens: int  # sampled since the start
+
+    @property
+    def ties_embeddings(self) -> bool:
+        """Whether the output head is the input embedding, and has no tensor of its own."""
+        ...
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that are not finished."""
+        ...
+
+    def add(self, request: SequenceRequest) -> None:
+        """Take a sequence in; it is sampled from the next step on."""
+        ...
+
+    def step(self) -> Finished:
+        """Sample one more token of every running sequence; the finished ones, by request id."""
+        ...
+
+    def load(self, version: int, tensors: "Iterable[tuple[str, torch.Tensor]]") -> None:
+        """Replace the weights, between two steps. Running sequences go on under the new version."""
+        ...
+
+    def warm_up(self) -> float:
+        """Seconds that the first, slow pass took. Leaves no trace."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the engine holds."""
+        ...
 
 
 class EngineThread:
@@ -39,7 +77,7 @@ class EngineThread:
         self._spec = spec
         self._on_finished = on_finished
         self._on_failure = on_failure
-        self._commands: queue.SimpleQueue[Callable[[Engine], None]] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Callable[[SamplingEngine], None]] = queue.SimpleQueue()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -48,11 +86,11 @@ class EngineThread:
         """Sample these sequences, from the next step on."""
         self.call(lambda engine: [engine.add(request) for request in requests])
 
-    def call(self, work: "Callable[[Engine], Result]") -> Future[Result]:
+    def call(self, work: Callable[[SamplingEngine], Result]) -> Future[Result]:
         """Do something with the engine between two steps. Whatever it raises ends the engine."""
         future: Future[Result] = Future()
 
-        def command(engine: "Engine") -> None:
+        def command(engine: SamplingEngine) -> None:
             try:
                 future.set_result(work(engine))
             except Exception as error:
@@ -65,7 +103,7 @@ class EngineThread:
     def stop(self) -> None:
         """Close the engine after the step under way, and wait for that."""
 
-        def command(engine: "Engine") -> None:
+        def command(engine: SamplingEngine) -> None:
             self._is_stopping = True
 
         self._commands.put(command)
@@ -86,12 +124,12 @@ class EngineThread:
                 self.started.set_exception(failed)
             self._on_failure(failed)
 
-    def _start(self) -> "Engine":
+    def _start(self) -> SamplingEngine:
         begin = time.monotonic()
-        from actors.engine import Engine
-
+        module, _, name = self._spec.engine.partition(":")
+        make: Callable[[RolloutSpec], SamplingEngine] = getattr(importlib.import_module(module), name)
         imported = time.monotonic()
-        engine = Engine(self._spec)
+        engine = make(self._spec)
         made = time.monotonic()
         engine.warm_up()
         facts = StartFacts(
@@ -102,14 +140,14 @@ class EngineThread:
         self.started.set_result(facts)
         return engine
 
-    def _obey(self, engine: "Engine") -> None:
+    def _obey(self, engine: SamplingEngine) -> None:
         """Carry out the waiting commands; without other work, wait for one."""
         if not engine.num_running:
             self._commands.get()(engine)
         while not self._commands.empty():
             self._commands.get()(engine)
 
-    def _step(self, engine: "Engine") -> None:
+    def _step(self, engine: SamplingEngine) -> None:
         begin = time.monotonic()
         finished = engine.step()
         self.last_step_seconds = time.monotonic() - begin

@@ -27,6 +27,7 @@ class RolloutSpec:
     `adapter`: the engine is sent adapters like this one, and no other weights.
     `max_model_len`: tokens of prompt and response together.
     `stop_token_ids`: tokens that end a response, and stay its last token.
+    `engine`: the class of its SamplingEngine, as module:name; imported by the worker alone.
     """
 
     model_path: str
@@ -36,6 +37,7 @@ class RolloutSpec:
     use_gpu: bool = False
     trust_remote_code: bool = False
     adapter: LoraConfig | None = None
+    engine: str = "actors.engine:Engine"
 
     def __post_init__(self) -> None:
         if self.config.tensor_parallel_size > 1:

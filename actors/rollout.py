@@ -7,13 +7,13 @@ fat: many prompts come in one call, and all groups that finished at one moment l
 import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from actors.engine_thread import EngineThread, Finished
+from actors.engine_thread import EngineThread, Finished, SamplingEngine
 from actors.messages import (
     EngineFailed,
     GroupRequest,
@@ -30,9 +30,6 @@ from experience.episode import Completion, Generate, Transcript, pack, sample_se
 from experience.records import TokenBlock, Weights
 from experience.tokenizer import load_tokenizer
 from trainers.adapter_names import adapter_shapes
-
-if TYPE_CHECKING:
-    from actors.engine import Engine
 
 Result = TypeVar("Result")
 
@@ -100,7 +97,7 @@ class RolloutWorker:
         self._version = weights.version
         return weights.checksum
 
-    async def _ask(self, work: "Callable[[Engine], Result]") -> Result:
+    async def _ask(self, work: Callable[[SamplingEngine], Result]) -> Result:
         return await asyncio.wrap_future(self._engine.call(work))
 
     async def submit(self, requests: Sequence[GroupRequest]) -> None:
