@@ -1,5 +1,6 @@
 """The samples of a step as one Parquet file, for pandas, duckdb and replay."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,10 @@ def _greedy_reward(sample: _Sample) -> float | None:
     return None if sample.greedy is None else sample.greedy.reward
 
 
+def _messages(sample: _Sample) -> str | None:
+    return json.dumps([dict(message) for message in sample.prompt.messages]) if sample.prompt.messages else None
+
+
 _COLUMNS = (
     _Column("id", pa.string(), "unique in the run: ordinal.sample_index", lambda s: s.trajectory.id),
     _Column("step", pa.int32(), "training step that learned from it", lambda s: s.step),
@@ -50,6 +55,7 @@ _COLUMNS = (
     _Column("row", pa.int64(), "the prompt's row in the data set", lambda s: s.prompt.row),
     _Column("sample_index", pa.int32(), "which sample of its group", lambda s: s.trajectory.sample_index),
     _Column("prompt", pa.string(), "as the policy read it", lambda s: s.prompt.text),
+    _Column("messages", pa.string(), "the prompt's messages as JSON; null: it was a text", _messages),
     _Column("response", pa.string(), "the response, decoded", lambda s: s.trajectory.text),
     _Column("answer", pa.string(), "gold answer", lambda s: s.prompt.answer),
     _Column("reward", pa.float64(), "weighted sum; null: could not be scored", lambda s: s.scored.reward),

@@ -106,6 +106,7 @@ def test_every_column_comes_back_as_it_was(tmp_path):
         "row": 40,
         "sample_index": 0,
         "prompt": "p?",
+        "messages": None,
         "response": "response 0",
         "answer": "1",
         "reward": 1.5,
