@@ -7,7 +7,8 @@ from algorithms.measures import Measures
 from algorithms.objective import LossOutput
 from algorithms.values import ValueInputs, explained_variance, value_loss
 from experience.records import Batch, MicroBatch, MiniBatch
-from trainers.flops import BACKWARD_PASSES, pass_flops
+from trainers.costs import BACKWARD_PASSES
+from trainers.flops import pass_flops
 from trainers.lanes import Lanes, TokenCredit
 from trainers.passes import Packs, Scores, backward, score
 from trainers.policy import PolicyObjective

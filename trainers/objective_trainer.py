@@ -5,7 +5,8 @@ import time
 from algorithms.measures import Measures, merge
 from algorithms.objective import LossOutput
 from experience.records import Batch, MicroBatch, MiniBatch
-from trainers.flops import BACKWARD_PASSES, pass_flops
+from trainers.costs import BACKWARD_PASSES
+from trainers.flops import pass_flops
 from trainers.objective import Model, Objective
 from trainers.parallel import ALONE, Layout
 from trainers.passes import Blocks, LossOf, Packs, backward, mixed_in, own_micro_batches

@@ -8,8 +8,9 @@ from algorithms.algorithm import Algorithm
 from algorithms.measures import Measures, merge
 from algorithms.objective import LossOutput
 from experience.records import Batch, MicroBatch, MiniBatch
+from trainers.costs import BACKWARD_PASSES
 from trainers.critic import Critic
-from trainers.flops import BACKWARD_PASSES, pass_flops
+from trainers.flops import pass_flops
 from trainers.lanes import Lanes, TokenCredit, sequence_credit, token_credit
 from trainers.lora import UnadaptedModel
 from trainers.objective import Model

@@ -21,7 +21,7 @@ from torch.distributed import distributed_c10d
 from configs.schema.model import Dtype
 from configs.schema.training import OptimizerConfig, TrainerConfig
 from trainers.deepspeed_config import check_offload, deepspeed_config
-from trainers.flops import peak_flops
+from trainers.devices import peak_flops
 from trainers.schedule import learning_rate
 
 logger = logging.getLogger(__name__)

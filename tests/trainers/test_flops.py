@@ -5,7 +5,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from configs.schema import NewModelConfig
 from configs.schema.model import Architecture
 from experience.records import Item, MiniBatch
-from trainers.flops import forward_flops, pass_flops, peak_flops
+from trainers.costs import forward_flops
+from trainers.devices import peak_flops
+from trainers.flops import pass_flops
 from trainers.model import PolicyModel, SpecialTokens, new_model
 from trainers.value_model import value_model
 
