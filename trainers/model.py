@@ -137,7 +137,7 @@ def _expert_sizes(config: NewModelConfig) -> dict[str, int]:
 
 
 def load_model(config: ModelConfig) -> PreTrainedModel:
-    """The causal language model at `config.path`; raises ValueError if a weight is missing or of another shape."""
+    """The causal language model at `config.path`, to be trained; ValueError if a weight is missing or misshapen."""
     assert config.path is not None
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         config.path,
@@ -149,7 +149,7 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
     )
     model, report = loaded
     check_loaded(report, f"model.path={config.path}")
-    return model
+    return model.train()  # transformers loads for evaluation, in which checkpointing recomputes nothing, silently
 
 
 def check_loaded(report: Mapping[str, Any], where: str) -> None:

@@ -75,6 +75,26 @@ def test_checkpointing_changes_no_gradient() -> None:
         assert torch.equal(one.grad, other.grad)  # type: ignore[arg-type]
 
 
+def test_checkpointing_keeps_less_of_a_loaded_model(tmp_path: Path) -> None:
+    tiny().causal_lm.save_pretrained(tmp_path)
+
+    def kept(checkpointing: bool) -> int:
+        model = PolicyModel(load_model(ModelConfig(path=str(tmp_path))))
+        if checkpointing:
+            enable_checkpointing(model.causal_lm)
+        sizes: list[int] = []
+
+        def pack_hook(tensor: Tensor) -> Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack_hook, lambda tensor: tensor):
+            model(pack_tokens(SEQUENCES))
+        return sum(sizes)
+
+    assert kept(checkpointing=True) < kept(checkpointing=False) / 2
+
+
 def test_only_response_positions_are_scored() -> None:
     packed = pack_tokens(SEQUENCES)
     chosen = packed.response_mask & (torch.arange(packed.num_tokens) % 3 == 0)
