@@ -14,6 +14,7 @@ from cli.config import config
 from cli.demo import demo
 from cli.evaluate import evaluate
 from cli.label import label
+from cli.plan import plan
 from cli.replay import replay
 from cli.reward import app as reward_app
 
@@ -22,7 +23,7 @@ FAILED, WRONG_INPUT, STOPPED_RESUMABLE = 1, 2, 75
 logger = logging.getLogger(__name__)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (config, demo, evaluate, label, replay):
+for command in (config, demo, evaluate, label, plan, replay):
     app.command()(command)
 app.add_typer(reward_app, name="reward")
 

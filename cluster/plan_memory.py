@@ -89,7 +89,9 @@ class Share:
         """Weights of others that stage 3 holds while a pass runs."""
         if self.stage != 3:
             return 0
-        return min(self.sizes.num_parameters * (self.num_ranks - 1) // self.num_ranks, _LIVE_ELEMENTS) * BYTES[self.dtype]
+        return (
+            min(self.sizes.num_parameters * (self.num_ranks - 1) // self.num_ranks, _LIVE_ELEMENTS) * BYTES[self.dtype]
+        )
 
     @property
     def stepping(self) -> int:
@@ -173,7 +175,7 @@ class Pass:
 
     @property
     def _norm_bytes(self) -> int:
-        """A norm keeps its input in float32, and in the pass's precision what it made of it, with and without weight."""
+        """A norm keeps its input in float32, and what it made of it, with and without its weight."""
         return _FLOAT + 2 * BYTES[self.dtype]
 
     @property

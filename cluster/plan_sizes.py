@@ -140,7 +140,9 @@ def sizes_of(config: Mapping[str, Any], where: str) -> ModelSizes:
     """The sizes that the contents of a config.json tell; keys that it leaves out are transformers' defaults."""
     kind = config.get("model_type", "")
     if kind not in get_args(Architecture):
-        raise ValueError(f"{where}: model_type={kind!r} can't be planned; choose one of {', '.join(get_args(Architecture))}")
+        raise ValueError(
+            f"{where}: model_type={kind!r} can't be planned; choose one of {', '.join(get_args(Architecture))}"
+        )
     try:
         return _sizes_of(kind, config)
     except KeyError as error:
