@@ -10,8 +10,10 @@ Two rules hold it to `max_staleness` = S in any interleaving, with P prompts a s
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from experience.records import Group
@@ -25,6 +27,26 @@ class Ledger:
     finished: dict[int, Group]  # in the order of finishing
     num_consumed: int = 0
     num_dropped: int = 0
+    num_begun: Counter[int] = field(default_factory=Counter)  # policy version -> how many of begun_at
+    num_ready: Counter[int] = field(default_factory=Counter)  # the same of finished
+
+    def begin(self, ordinal: int, version: int) -> None:
+        """A prompt is in flight."""
+        self.begun_at[ordinal] = version
+        self.num_begun[version] += 1
+
+    def finish(self, group: Group) -> None:
+        """Its group is there."""
+        self.finished[group.prompt.ordinal] = group
+        self.num_ready[self.begun_at[group.prompt.ordinal]] += 1
+
+    def remove(self, ordinal: int) -> Group | None:
+        """It is consumed or dropped; its group, if it was finished."""
+        version = self.begun_at.pop(ordinal)
+        self.num_begun -= Counter({version: 1})  # leaves no zeros behind
+        if ordinal in self.finished:
+            self.num_ready -= Counter({version: 1})
+        return self.finished.pop(ordinal, None)
 
 
 class Buffer:
@@ -74,33 +96,32 @@ class Buffer:
             await self._wait()
         if ordinal in self._ledger.begun_at:
             raise ValueError(f"prompt {ordinal} is in flight already")
-        self._ledger.begun_at[ordinal] = self._version
+        self._ledger.begin(ordinal, self._version)
 
     def add(self, group: Group) -> None:
         """A group is sampled and scored."""
         ordinal = group.prompt.ordinal
         if ordinal not in self._ledger.begun_at or ordinal in self._ledger.finished:
             raise ValueError(f"prompt {ordinal} is not in flight: its group came twice, or was never begun")
-        self._ledger.finished[ordinal] = group
+        self._ledger.finish(group)
         self._notify()
 
     def drop(self, ordinal: int) -> None:
         """A group will not be trained on; another prompt may take its place."""
         if ordinal not in self._ledger.begun_at:
             raise ValueError(f"prompt {ordinal} is not in flight, so it can't be dropped")
-        del self._ledger.begun_at[ordinal]
-        self._ledger.finished.pop(ordinal, None)
+        self._ledger.remove(ordinal)
         self._ledger.num_dropped += 1
         self._notify()
 
     async def take(self) -> list[Group]:
         """The groups of the next training step, by ordinal; waits until there are enough."""
-        while (ordinals := self._choose()) is None:
+        while not self._is_complete():
             await self._wait()
-        for ordinal in ordinals:
-            del self._ledger.begun_at[ordinal]
+        ordinals = sorted(self._choose())
         self._ledger.num_consumed += len(ordinals)
-        return [self._ledger.finished.pop(ordinal) for ordinal in sorted(ordinals)]
+        groups = [self._ledger.remove(ordinal) for ordinal in ordinals]
+        return [group for group in groups if group is not None]
 
     def advance(self) -> None:
         """A training step is done: the policy has a new version."""
@@ -111,25 +132,40 @@ class Buffer:
         """What a checkpoint keeps: prompts that were begun and not consumed, to be begun again."""
         return {"begun": sorted(self._ledger.begun_at)}
 
-    def _choose(self) -> Sequence[int] | None:
-        """Ordinals for the next step, or None while a group that duty asks for, or the number, is missing."""
+    def _is_complete(self) -> bool:
+        """Whether no group that duty asks for, and none of the number, is missing. Counts only: asked at each change."""
         if len(self._ledger.finished) < self._prompts_per_step:
-            return None
+            return False
+        num_chosen = 0
+        for slack in range(self._max_staleness + 1):
+            missing = self._missing(slack, num_chosen)
+            if missing > self._up_to(self._ledger.num_ready, slack) - num_chosen:
+                return False
+            num_chosen += max(0, missing)
+        return True
+
+    def _choose(self) -> Sequence[int]:
+        """Ordinals for the next step, once it is complete."""
         chosen: dict[int, None] = {}
         for slack in range(self._max_staleness + 1):
-            due = self._due(slack)
-            missing = len(due) - slack * self._prompts_per_step - len(chosen)
-            ready = [o for o in self._ledger.finished if o in due and o not in chosen]
-            if missing > len(ready):
-                return None
-            chosen |= dict.fromkeys(ready[: max(0, missing)])
+            if (missing := self._missing(slack, len(chosen))) > 0:
+                due = (o for o in self._ledger.finished if self._is_due(o, slack) and o not in chosen)
+                chosen |= dict.fromkeys(islice(due, missing))
         rest = [ordinal for ordinal in self._ledger.finished if ordinal not in chosen]
         return [*chosen, *rest][: self._prompts_per_step]
 
-    def _due(self, slack: int) -> set[int]:
-        """Groups that must be trained within the next `slack + 1` steps."""
+    def _missing(self, slack: int, num_chosen: int) -> int:
+        """How many more of the groups due within the next `slack + 1` steps this step must take; not above 0: none."""
+        return self._up_to(self._ledger.num_begun, slack) - slack * self._prompts_per_step - num_chosen
+
+    def _is_due(self, ordinal: int, slack: int) -> bool:
+        """Whether a group must be trained within the next `slack + 1` steps."""
+        return self._ledger.begun_at[ordinal] <= self._version - self._max_staleness + slack
+
+    def _up_to(self, counts: Mapping[int, int], slack: int) -> int:
+        """How many of those counted by version are due within the next `slack + 1` steps."""
         newest = self._version - self._max_staleness + slack
-        return {ordinal for ordinal, begun in self._ledger.begun_at.items() if begun <= newest}
+        return sum(count for version, count in counts.items() if version <= newest)
 
     async def _wait(self) -> None:
         self._changed.clear()
