@@ -17,13 +17,14 @@ from cli.label import label
 from cli.plan import plan
 from cli.replay import replay
 from cli.reward import app as reward_app
+from cli.simulate import simulate
 
 FAILED, WRONG_INPUT, STOPPED_RESUMABLE = 1, 2, 75
 
 logger = logging.getLogger(__name__)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (config, demo, evaluate, label, plan, replay):
+for command in (config, demo, evaluate, label, plan, replay, simulate):
     app.command()(command)
 app.add_typer(reward_app, name="reward")
 

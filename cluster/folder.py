@@ -25,6 +25,7 @@ class RunFolder:
         self.tokenizer = self.path / "tokenizer"
         self.metrics = self.path / "metrics.jsonl"
         self.config = self.path / "config.yaml"
+        self.plan = self.path / "plan.txt"
         self.timeline = self.path / "timeline.json"  # opens in Perfetto
 
     def __str__(self) -> str:

@@ -7,6 +7,7 @@ from cluster import imitation, preferences, reinforce, supervise
 from cluster.folder import RunFolder
 from cluster.inputs import absolute
 from cluster.outcome import Outcome
+from cluster.plan_start import plan_at_start
 from configs.schema import DpoRun, RewardModelRun, RlRun, Run
 from trainers import checkpoint
 
@@ -16,6 +17,7 @@ def launch(run: Run, *, resume: bool = False) -> Outcome:
     run = absolute(run)
     folder = RunFolder(run)
     with folder.opened(run, resume=resume):
+        plan_at_start(run, folder.plan)
         start = _newest_checkpoint(folder) if resume else None
         if isinstance(run, RlRun):
             return asyncio.run(reinforce.train(run, reinforce.read_inputs(run, folder), folder, start))

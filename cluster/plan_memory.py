@@ -54,8 +54,8 @@ class Share:
 
     @property
     def master(self) -> int:
-        """float32 weights that the optimiser moves; stage 3 and no ZeRO have none beside float32 weights."""
-        if self.dtype == "float32" and self.stage in (0, 3):
+        """float32 weights that the optimiser moves: a copy also of float32 weights, but for no ZeRO."""
+        if self.dtype == "float32" and self.stage == 0:
             return 0
         return _FLOAT * self._partition
 
@@ -78,10 +78,10 @@ class Share:
         if self.stage == 0:
             return self.num_trained * (width if self.dtype == "float32" else width + _FLOAT)
         if self.stage == 1:
-            # On a CPU the bucket takes the place of the gradients that it is given; on a GPU it is there whole.
+            # On a CPU the bucket's pages come as gradients move into it; on a GPU it is there whole.
             return _FLOAT * (self.num_trained + (self._bucket_elements if self.has_gpu else 0))
         if self.stage == 2:
-            return _FLOAT * self._partition + width * self._bucket_elements
+            return _FLOAT * self._partition + (width * self._bucket_elements if self.has_gpu else 0)
         return 0
 
     @property

@@ -109,7 +109,7 @@ def _speed(plan: Plan, speeds: Speeds) -> Iterator[str]:
         f"{machines.bandwidth / 1e9:.4g} GB/s x {assumed.bandwidth_share:g} in decoding,"
     )
     yield (
-        f"  prompts of {assumed.mean_prompt_share:g} and responses of {assumed.mean_response_share:g} times their limit,"
+        f"  prompts of {assumed.mean_prompt_share:g}, responses of {assumed.mean_response_share:g} times their limits,"
         f" weights sent at {assumed.sync_bytes_per_second / 1e9:g} GB/s, rewards in no time;"
     )
     yield "  side by side with max_staleness above 0, in turns with 0; colocated: all devices sample, then all train"

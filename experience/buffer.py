@@ -133,7 +133,7 @@ class Buffer:
         return {"begun": sorted(self._ledger.begun_at)}
 
     def _is_complete(self) -> bool:
-        """Whether no group that duty asks for, and none of the number, is missing. Counts only: asked at each change."""
+        """Whether no group that duty asks for is missing, nor any of the number. By counts: asked at each change."""
         if len(self._ledger.finished) < self._prompts_per_step:
             return False
         num_chosen = 0

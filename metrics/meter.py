@@ -23,6 +23,10 @@ class Meter:
         self._step_start = clock()
         self._step_spans: list[Span] = []
 
+    def now(self) -> float:
+        """The time by the meter's clock, to be given to `span`."""
+        return self._clock()
+
     def begin_step(self) -> None:
         """A step starts now."""
         self._step_start = self._clock()
@@ -52,7 +56,7 @@ class Meter:
             self.span(name, start, self._clock())
 
     def span(self, name: str, start: float, end: float) -> None:
-        """Count a phase that was timed elsewhere, by the same clock (`time.monotonic`)."""
+        """Count a phase that was timed elsewhere, by the same clock: see `now`."""
         _check_phase(name)
         span = Span(name=name, start=start, end=end)
         self._step_spans.append(span)

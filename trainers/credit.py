@@ -121,10 +121,11 @@ class CreditAssigner:
 
     def _batch(self, groups: Sequence[Group], advantages: Sequence[float | None]) -> Batch:
         handles = _Handles()
+        in_reward = self._algorithm.has_token_rewards
         remaining = iter(advantages)
         items = [
             [
-                self._item(sample.trajectory, handles, advantage)
+                _item(sample.trajectory, handles, advantage, in_reward=in_reward)
                 for sample, advantage in zip(group.samples, remaining, strict=False)
                 if advantage is not None
             ]
@@ -138,17 +139,17 @@ class CreditAssigner:
         )
         return Batch(blocks=tuple(handles.values), mini_batches=mini_batches)
 
-    def _item(self, trajectory: Trajectory, handles: "_Handles", worth: float) -> Item:
-        """The sequence with its advantage, or with the reward that its ranks make advantages of."""
-        has_token_rewards = self._algorithm.has_token_rewards
-        return Item(
-            block=handles.number(trajectory.block),
-            row=trajectory.row,
-            num_tokens=trajectory.num_tokens,
-            num_loss_tokens=trajectory.num_response_tokens,
-            advantage=0.0 if has_token_rewards else worth,
-            reward=worth if has_token_rewards else 0.0,
-        )
+
+def _item(trajectory: Trajectory, handles: "_Handles", worth: float, *, in_reward: bool) -> Item:
+    """The sequence with its advantage, or with the reward that its ranks make advantages of."""
+    return Item(
+        block=handles.number(trajectory.block),
+        row=trajectory.row,
+        num_tokens=trajectory.num_tokens,
+        num_loss_tokens=trajectory.num_response_tokens,
+        advantage=0.0 if in_reward else worth,
+        reward=worth if in_reward else 0.0,
+    )
 
 
 class _Handles:

@@ -11,7 +11,6 @@ take turns; a larger bound lets them overlap. Nothing here knows Ray, vLLM or De
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -147,10 +146,10 @@ class Loop:
         """All responses to the prompt, scored in one go."""
         wanted = [sampling for sampling in (self._schedule.sampling, self._schedule.greedy) if sampling is not None]
         parts = await asyncio.gather(*(self._rollouts.generate(prompt, sampling) for sampling in wanted))
-        self._last_generated = time.monotonic()
+        self._last_generated = self._meter.now()
         together = [trajectory for part in parts for trajectory in part]
-        # The greedy response comes last, with an id of its own.
-        trajectories = [replace(trajectory, sample_index=index) for index, trajectory in enumerate(together)]
+        # The greedy response comes last, with an id of its own; the others are in sample order.
+        trajectories = [t if t.sample_index == i else replace(t, sample_index=i) for i, t in enumerate(together)]
         scores = await self._rewards.score([reward_input(trajectory) for trajectory in trajectories])
         scored = [Scored(trajectory=t, score=s) for t, s in zip(trajectories, scores, strict=True)]
         num_samples = self._schedule.sampling.num_samples
@@ -195,9 +194,9 @@ class Loop:
 
     async def _take(self) -> list[Group]:
         """The next step's groups. Time until the last response is sampling's, what follows is scoring's."""
-        started = time.monotonic()
+        started = self._meter.now()
         groups = await self._buffer.take()
-        ended = time.monotonic()
+        ended = self._meter.now()
         generated = min(max(self._last_generated, started), ended)
         self._meter.span("generate", started, generated)
         self._meter.span("score", generated, ended)
