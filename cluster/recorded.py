@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-import pyarrow.compute as pc
-
 from experience.store import read_trajectories
 
 
@@ -40,8 +38,8 @@ def recorded(folder: Path) -> Recorded:
     responses, prompts = [], []
     for file in files:
         table = read_trajectories(file)
-        responses.append(pc.list_value_length(table["response_tokens"]).to_pylist())
-        prompts.append(pc.list_value_length(table["prompt_tokens"]).to_pylist())
+        responses.append([len(tokens) for tokens in table["response_tokens"].to_pylist()])
+        prompts.append([len(tokens) for tokens in table["prompt_tokens"].to_pylist()])
     lengths = [length for step in responses for length in step]
     return Recorded(
         num_steps=len(metrics),

@@ -80,7 +80,7 @@ def planned_timing(run: RlRun, machines: Machines, assumed: Assumptions, lengths
     return Timing(
         source="the plan's model of speed",
         token_seconds=_remembered(model.token_seconds),
-        update_seconds=lambda tokens: tokens * per_token,
+        update_seconds=lambda num_tokens: num_tokens * per_token,
         sync_seconds=model.syncing,
         score_seconds=0.0,
         slots=model.slots,

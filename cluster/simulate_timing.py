@@ -44,7 +44,7 @@ def _timing(run: RlRun, facts: Recorded, machines: Machines) -> Timing:
     planned = planned_timing(run, machines, Assumptions(), facts.lengths)
     return replace(
         planned,
-        update_seconds=lambda tokens: facts.training * tokens / facts.tokens_per_step,
+        update_seconds=lambda num_tokens: facts.training * num_tokens / facts.tokens_per_step,
         sync_seconds=facts.syncing + facts.other,
         score_seconds=facts.scoring,
         prompt_tokens=facts.prompt_tokens,
