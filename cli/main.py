@@ -12,9 +12,12 @@ from rich.logging import RichHandler
 
 from cli.config import config
 from cli.demo import demo
+from cli.diff import diff
 from cli.evaluate import evaluate
+from cli.inspect import inspect
 from cli.label import label
 from cli.replay import replay
+from cli.report import report
 from cli.reward import app as reward_app
 
 FAILED, WRONG_INPUT, STOPPED_RESUMABLE = 1, 2, 75
@@ -22,7 +25,7 @@ FAILED, WRONG_INPUT, STOPPED_RESUMABLE = 1, 2, 75
 logger = logging.getLogger(__name__)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (config, demo, evaluate, label, replay):
+for command in (config, demo, diff, evaluate, inspect, label, replay, report):
     app.command()(command)
 app.add_typer(reward_app, name="reward")
 
