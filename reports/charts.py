@@ -56,6 +56,13 @@ class Chart:
         entries = [Legend(label=c.label, classes=f"s{c.colour % 8} d{c.dash % 4}") for c in self.curves]
         return entries if len(entries) > 1 else []
 
+    @property
+    def constant(self) -> float | None:
+        """The one value that every curve has at every step; None where there are several, or one step alone."""
+        values = {value for curve in self.curves for value in curve.series.values}
+        is_flat = len(values) == 1 and all(len(curve.series.steps) > 1 for curve in self.curves)
+        return values.pop() if is_flat else None
+
 
 def _specs(section: str, charts: Mapping[str, str]) -> Iterator[Spec]:
     for title, names in charts.items():

@@ -19,7 +19,7 @@ from reports.recipe import changed_settings, differing_settings
 from reports.run_data import RunData, Series, row_of
 from reports.sample_view import run_samples
 from reports.samples import failure_reasons, left_out
-from reports.scale import thinned
+from reports.scale import thinned, tick_label
 from reports.stacks import Stack, phase_stack, verdict_stack
 from reports.svg import line_chart, stack_chart, timeline
 from reports.text import one_line, visible
@@ -56,8 +56,9 @@ def render(runs: Sequence[RunData], *, reload_seconds: int | None = None) -> str
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # in the record's order, and short
     environment.filters |= {"chart": line_chart, "stack": stack_chart, "timeline": timeline, "visible": visible}
-    environment.filters |= {"one_line": one_line, "exact": _exact}
+    environment.filters |= {"one_line": one_line, "exact": _exact, "value": tick_label}
     style, script = (_source(environment, name) for name in ("style.css", "script.js"))
     return environment.get_template("report.html").render(
         **_context(runs),

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from algorithms.table import ALGORITHMS, describe
 from configs.dump import flow
 from configs.keys import STAGES, keys_of
 
@@ -33,8 +34,11 @@ def changed_settings(recipes: Sequence[Mapping[str, Any]]) -> list[Setting]:
 
 
 def differing_settings(recipes: Sequence[Mapping[str, Any]]) -> list[Setting]:
-    """The keys in which the runs differ, but for their name and place."""
-    settings = [setting for setting in _settings(recipes) if setting.key not in _PLACE]
+    """The keys in which the runs differ, but for their name and place.
+
+    Columns of the algorithm that a recipe leaves out have the value of its row.
+    """
+    settings = [setting for setting in _settings([*map(_with_row, recipes)]) if setting.key not in _PLACE]
     return [setting for setting in settings if len(set(setting.values)) > 1]
 
 
@@ -54,6 +58,16 @@ def _settings(recipes: Sequence[Mapping[str, Any]]) -> list[Setting]:
             )
         )
     return settings
+
+
+def _with_row(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recipe with the columns of its algorithm's row; as it is for a row in a file, which is code to be run."""
+    algorithm = recipe.get("algorithm")
+    if not isinstance(algorithm, Mapping) or algorithm.get("name") not in ALGORITHMS:
+        return recipe
+    row = describe(ALGORITHMS[algorithm["name"]])
+    filled = {key: row.get(key) if value is None else value for key, value in algorithm.items()}
+    return {**recipe, "algorithm": filled}
 
 
 def _walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,7 +65,11 @@ class RunData:
     def is_over(self) -> bool:
         """Whether the run, or its last part, has ended by itself: the timeline is written after the last metrics."""
         timeline, metrics = self.folder / "timeline.json", self.folder / "metrics.jsonl"
-        return timeline.is_file() and metrics.is_file() and timeline.stat().st_mtime >= metrics.stat().st_mtime
+        if not timeline.is_file() or not metrics.is_file() or timeline.stat().st_mtime < metrics.stat().st_mtime:
+            return False
+        with timeline.open("rb") as file:  # it may still be half there
+            file.seek(-min(2, timeline.stat().st_size), os.SEEK_END)
+            return file.read() == b"]}"
 
 
 def read_run(folder: Path) -> RunData:

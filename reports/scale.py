@@ -63,7 +63,7 @@ def tick_label(value: float, unit: str) -> str:
             return f"{value / divisor:.4g}{letter}"
     if 0 < size < 1e-3:
         return f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")
-    return f"{0.0 if size < 1e-12 else value:.4g}"
+    return f"{value:.4g}"
 
 
 def thinned(points: Sequence[Point], most: int) -> list[Point]:

@@ -9,6 +9,7 @@ from markupsafe import Markup, escape
 from reports.charts import Chart, Curve
 from reports.scale import Axis, Point, step_axis, thinned, tick_label, ticks, value_axis, whole_ticks
 from reports.stacks import Stack
+from reports.text import one_line
 from reports.trace import StepTrace
 
 WIDTH, HEIGHT = 460, 200
@@ -31,7 +32,7 @@ def line_chart(chart: Chart) -> Markup:
         *(part for curve in chart.curves for part in _line(curve, across, up)),
     ]
     described = "; ".join(map(_described, chart.curves))
-    curves = [[curve.run, curve.series.name, curve.label, curve.colour, _rounded(curve.band)] for curve in chart.curves]
+    curves = [[c.run, c.series.name, one_line(c.label), c.colour, _rounded(c.band)] for c in chart.curves]
     return _svg(
         drawn,
         label=f"{chart.title}. {described}",
@@ -49,11 +50,11 @@ def stack_chart(stack: Stack) -> Markup:
     for layer, below, above in zip(stack.layers, tops, tops[1:], strict=False):
         edge = [f"{across.place(s):.1f},{up.place(v):.1f}" for s, v in zip(stack.steps, above, strict=True)]
         back = [f"{across.place(s):.1f},{up.place(v):.1f}" for s, v in zip(stack.steps, below, strict=True)]
-        title = _tag("title", escape(layer.name))
+        title = _tag("title", one_line(layer.name))
         drawn.append(_tag("polygon", title, points=" ".join([*edge, *reversed(back)]), class_=f"area f{layer.colour}"))
     drawn.append(_path(list(stack.whole.items()), across, up, "whole"))
     sums = ", ".join(f"{layer.name} {sum(layer.values):.4g}" for layer in stack.layers)
-    curves = [[stack.run, layer.metric, layer.name, layer.colour, {}] for layer in stack.layers]
+    curves = [[stack.run, layer.metric, one_line(layer.name), layer.colour, {}] for layer in stack.layers]
     return _svg(
         drawn,
         label=f"{stack.title}, summed over all steps: {sums} {stack.unit}",
@@ -74,9 +75,9 @@ def timeline(trace: StepTrace) -> Markup:
     drawn.append(_tag("text", "seconds", x=_TIMELINE_WIDTH - _RIGHT, y=height - 4, class_="tick end"))
     for number, lane in enumerate(trace.lanes):
         y = _TOP + _ROW * number
-        drawn.append(_tag("text", escape(lane.name), x=_LEFT + 22, y=y + 17, class_="tick end"))
+        drawn.append(_tag("text", one_line(lane.name), x=_LEFT + 22, y=y + 17, class_="tick end"))
         for span in lane.spans:
-            title = _tag("title", escape(f"{span.name}: {span.end - span.start:.4g} s, from {span.start:.4g} s"))
+            title = _tag("title", one_line(f"{span.name}: {span.end - span.start:.4g} s, from {span.start:.4g} s"))
             x, right = across.place(span.start), across.place(span.end)
             bar = {"x": x, "y": y + 4, "width": max(right - x, 1.0), "height": _ROW - 8, "rx": 2}
             drawn.append(_tag("rect", title, **bar, class_=f"area f{span.colour}"))
@@ -153,7 +154,9 @@ def _added(left: Sequence[float], right: Sequence[float]) -> list[float]:
 def _svg(parts: Sequence[Markup], *, label: str, height: float, width: float = WIDTH, data: object = None) -> Markup:
     content = Markup("").join(parts)
     extra = {} if data is None else {"data-chart": json.dumps(data), "tabindex": 0}
-    return _tag("svg", content, viewBox=f"0 0 {width} {height:.0f}", role="img", aria_label=label, **extra)
+    return _tag(
+        "svg", content, viewBox=f"0 0 {width} {height:.0f}", role="img", aria_label=one_line(label, 2000), **extra
+    )
 
 
 def _tag(name: str, content: str = "", /, **attributes: object) -> Markup:

@@ -1,6 +1,7 @@
 """One step of a run's timeline, lane by lane."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from reports.stacks import phase_colour
+
+logger = logging.getLogger(__name__)
 
 # What a step begins with: waiting for its samples, or for its data.
 _BEGINNINGS = ("generate", "data")
@@ -43,13 +46,17 @@ class StepTrace:
 
 
 def step_trace(path: Path) -> StepTrace | None:
-    """The step of median length of a `timeline.json`; None without the file (it is written when a run ends) or a step.
+    """The step of median length of a `timeline.json`; None without a whole file or a step.
 
     A step lasts from one wait for samples, or data, to the next.
     """
     if not path.is_file():
         return None
-    events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    try:
+        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    except ValueError as error:
+        logger.warning("%s: not a whole timeline (%s); left out", path, error)
+        return None
     spans = [event for event in events if event.get("ph") == "X"]
     begins = next((starts for name in _BEGINNINGS if len(starts := _starts(spans, name)) > 1), None)
     if begins is None:
