@@ -179,6 +179,9 @@ def _chart(spec: Spec, runs: Sequence[RunData], bands: Sequence[Mapping[int, tup
             curves.append(Curve(label=label, run=number, series=run.series[name], colour=colour, dash=dash, band=band))
     row = row_of(names[0]) if names else None
     meaning = "; ".join(f"{name}: {row_of(name).meaning}" for name in names)
+    if any(curve.band for curve in curves):
+        is_reward = spec.names == ("reward/mean",)
+        meaning += f"; band: 95 % interval{', the samples of a prompt as one cluster' if is_reward else ''}"
     return Chart(title=spec.title, unit=row.unit if row else "", meaning=meaning, curves=tuple(curves))
 
 

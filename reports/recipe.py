@@ -52,12 +52,17 @@ def _settings(recipes: Sequence[Mapping[str, Any]]) -> list[Setting]:
         settings.append(
             Setting(
                 key=key,
-                values=tuple(flow(table[key]) if key in table else None for table in tables),
-                default=None if row is None or row.is_required else flow(row.default),
+                values=tuple(_shown(table[key]) if key in table else None for table in tables),
+                default=None if row is None or row.is_required else _shown(row.default),
                 meaning=row.description if row else "",
             )
         )
     return settings
+
+
+def _shown(value: Any) -> str:
+    """The value as YAML; 600.0 like the 600 that a recipe, or a default, may say for it."""
+    return flow(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _with_row(recipe: Mapping[str, Any]) -> Mapping[str, Any]:

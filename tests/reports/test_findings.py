@@ -111,7 +111,7 @@ CASES: list[Case] = [
         policy.one_phase_takes_the_time,
         {"time/step": [10.0] * 3, "time/generate": [8.0] * 3, "time/train": [2.0] * 3},
         "24 of 30 s of all steps (80%)",
-        [{"time/step": [10.0], "time/generate": [5.0], "time/train": [5.0]}, {}],
+        [{"time/step": [10.0], "time/generate": [5.0], "time/train": [5.0]}, {"time/step": [1.0], "time/train": [1.0]}],
     ),
 ]  # fmt: skip
 

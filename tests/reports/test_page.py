@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,22 @@ import pytest
 
 from reports.page import MAX_STEPS, render, write_page
 from reports.run_data import RunData, read_run, read_runs
-from tests.reports.browser import Browser, browser, find_chromium
+from tests.chromium import Chromium, Page, chromium, needs_chromium
 from tests.reports.made_runs import learning, make_run
 
 HOSTILE = "</script><script>window.pwned=1</script><img src=x onerror=window.pwned=2>\u202egold\x1b[31m"
-PROGRAM = find_chromium()
-needs_chromium = pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed (apt-get install chromium)")
 
 
 @pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    assert PROGRAM is not None
-    with browser(PROGRAM, tmp_path_factory.mktemp("chromium")) as one:
-        yield one
+def browser() -> Iterator[Chromium]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def tab(browser: Chromium) -> Iterator[Page]:
+    with browser.page() as tab:
+        yield tab
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +54,14 @@ def embedded(html: str) -> list[dict[str, Any]]:
 @needs_chromium
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_page_complains_of_nothing_and_asks_for_nothing(
-    chromium: Browser, runs: list[RunData], tmp_path: Path, count: int
+    tab: Page, runs: list[RunData], tmp_path: Path, count: int
 ) -> None:
     page = page_of(runs[:count], tmp_path)
-    chromium.open(page)
-    charts = chromium.evaluate("document.querySelectorAll('svg[role=img]').length")
+    tab.open(page.as_uri())
+    charts = tab.js("document.querySelectorAll('svg[role=img]').length")
     assert charts >= 12
-    assert chromium.complaints() == []
-    assert {url for url in chromium.requests() if not url.startswith("data:")} == {page.as_uri()}
+    assert tab.console == []
+    assert {url for url in tab.requests if not url.startswith("data:")} == {page.as_uri()}
 
 
 def test_a_page_of_200_steps_is_light(runs: list[RunData], tmp_path: Path) -> None:
@@ -76,9 +80,9 @@ def test_the_numbers_are_those_of_the_record(runs: list[RunData]) -> None:
 
 
 @needs_chromium
-def test_the_table_has_all_digits(chromium: Browser, runs: list[RunData], tmp_path: Path) -> None:
-    chromium.open(page_of(runs[:1], tmp_path))
-    cells = chromium.evaluate(
+def test_the_table_has_all_digits(tab: Page, runs: list[RunData], tmp_path: Path) -> None:
+    tab.open(page_of(runs[:1], tmp_path).as_uri())
+    cells = tab.js(
         "[...document.querySelectorAll('#metrics tbody tr')].map(row => [row.cells[0].textContent, "
         "...[...row.querySelectorAll('data')].map(cell => [cell.value, cell.textContent])])"
     )
@@ -90,42 +94,42 @@ def test_the_table_has_all_digits(chromium: Browser, runs: list[RunData], tmp_pa
 
 
 @needs_chromium
-def test_values_are_read_off_a_chart_by_arrow_keys(chromium: Browser, runs: list[RunData], tmp_path: Path) -> None:
-    chromium.open(page_of(runs[:1], tmp_path))
-    chromium.evaluate("document.querySelector('svg[data-chart]').focus()")
+def test_values_are_read_off_a_chart_by_arrow_keys(tab: Page, runs: list[RunData], tmp_path: Path) -> None:
+    tab.open(page_of(runs[:1], tmp_path).as_uri())
+    tab.js("document.querySelector('svg[data-chart]').focus()")
     for key in ("ArrowRight", "ArrowRight", "ArrowRight", "ArrowLeft"):
-        chromium.press(key)
-    reading = chromium.evaluate("document.getElementById('reading').innerText")
+        tab.press(key)
+    reading = tab.js("document.getElementById('reading').innerText")
     assert "step 2" in reading
     assert f"{learning(2)['reward/mean']:.6g}" in reading
-    chromium.press("Escape")
-    assert chromium.evaluate("document.getElementById('reading').hidden")
+    tab.press("Escape")
+    assert tab.js("document.getElementById('reading').hidden")
 
 
 @needs_chromium
-def test_hostile_text_is_shown_and_does_nothing(chromium: Browser, tmp_path: Path) -> None:
+def test_hostile_text_is_shown_and_does_nothing(tab: Page, tmp_path: Path) -> None:
     def named(step: int) -> dict[str, float]:
         return {"reward/mean": 0.5, f"reward/{HOSTILE}": 1.0}
 
     place = make_run(tmp_path, metrics=named, texts=(HOSTILE,), model={"path": HOSTILE[:60]})
     place = place.rename(tmp_path / "<img src=x onerror=window.pwned=3>")
-    chromium.open(page_of([read_run(place)], tmp_path))
+    tab.open(page_of([read_run(place)], tmp_path).as_uri())
     time.sleep(0.2)
-    assert chromium.evaluate("window.pwned === undefined && document.images.length === 0")
-    assert chromium.complaints() == []
-    shown = chromium.evaluate("document.querySelector('.response').textContent")
+    assert tab.js("window.pwned === undefined && document.images.length === 0")
+    assert tab.console == []
+    shown = tab.js("document.querySelector('.response').textContent")
     assert shown.startswith(HOSTILE.partition("\u202e")[0] + "⟨U+202E⟩gold␛[31m")
-    assert "\u202e" not in chromium.evaluate("document.body.innerText")
+    assert "\u202e" not in tab.js("document.body.innerText")
 
 
 @needs_chromium
-def test_the_page_reads_itself_anew_while_it_is_watched(chromium: Browser, tmp_path: Path) -> None:
+def test_the_page_reads_itself_anew_while_it_is_watched(tab: Page, tmp_path: Path) -> None:
     def shown() -> str:
-        return chromium.evaluate("document.querySelector('.tiles dd').textContent")
+        return tab.js("document.querySelector('.tiles dd').textContent")
 
     make_run(tmp_path, "early", num_steps=10, stored=(1,))
     make_run(tmp_path, "late", num_steps=20, stored=(1,))
-    chromium.open(page_of([read_run(tmp_path / "early")], tmp_path, reload_seconds=1))
+    tab.open(page_of([read_run(tmp_path / "early")], tmp_path, reload_seconds=1).as_uri())
     assert shown() == "10"
     page_of([read_run(tmp_path / "late")], tmp_path)
     deadline = time.monotonic() + 20
@@ -148,12 +152,12 @@ def contrast(one: str, other: str) -> float:
 
 @needs_chromium
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_and_curves_are_legible(chromium: Browser, runs: list[RunData], tmp_path: Path, scheme: str) -> None:
-    chromium.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-    chromium.open(page_of(runs, tmp_path))
+def test_text_and_curves_are_legible(tab: Page, runs: list[RunData], tmp_path: Path, scheme: str) -> None:
+    tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    tab.open(page_of(runs, tmp_path).as_uri())
 
     def style(selector: str, name: str) -> str:
-        return chromium.evaluate(f"getComputedStyle(document.querySelector('{selector}'))['{name}']")
+        return tab.js(f"getComputedStyle(document.querySelector('{selector}'))['{name}']")
 
     card, page = style(".card", "backgroundColor"), style("body", "backgroundColor")
     assert (contrast(page, "rgb(255, 255, 255)") < 1.2) == (scheme == "light")
@@ -161,22 +165,31 @@ def test_text_and_curves_are_legible(chromium: Browser, runs: list[RunData], tmp
         assert contrast(style(selector, "color"), page) >= 4.5, selector
     assert contrast(style(".meaning", "color"), card) >= 4.5
     for number in range(8):  # of graphics WCAG asks 3
-        assert contrast(chromium.evaluate(f"""(() => {{
+        assert contrast(tab.js(f"""(() => {{
             const mark = document.createElement("i"); mark.className = "swatch f{number}"; document.body.append(mark);
             return getComputedStyle(mark).backgroundColor; }})()"""), card) >= 3, number  # fmt: skip
 
 
 @needs_chromium
 def test_charts_are_named_and_reachable_and_the_page_fits_a_phone(
-    chromium: Browser, runs: list[RunData], tmp_path: Path
+    tab: Page, runs: list[RunData], tmp_path: Path
 ) -> None:
-    chromium.open(page_of(runs, tmp_path))
-    labels = chromium.evaluate("[...document.querySelectorAll('svg[role=img]')].map(svg => svg.ariaLabel)")
+    tab.open(page_of(runs, tmp_path).as_uri())
+    labels = tab.js("[...document.querySelectorAll('svg[role=img]')].map(svg => svg.ariaLabel)")
     assert all(re.search(r"\d", label) for label in labels)
     assert f"{learning(1)['reward/mean']:.4g} at step 1" in labels[0]
-    chromium.call("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=False)
-    assert chromium.evaluate("document.documentElement.scrollWidth") <= 390
-    chromium.call("Emulation.clearDeviceMetricsOverride")
+    tab.call("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=False)
+    assert tab.js("document.documentElement.scrollWidth") <= 390
+
+
+@needs_chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_to_mend(tab: Page, runs: list[RunData], tmp_path: Path, scheme: str) -> None:
+    tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    tab.open(page_of(runs, tmp_path).as_uri())
+    tab.js((files("axe_playwright_python") / "axe.min.js").read_text())
+    found = tab.js("axe.run().then(found => found.violations.map(one => [one.id, one.nodes[0].html]))")
+    assert found == []
 
 
 def test_a_run_before_its_first_step_has_a_page(tmp_path: Path) -> None:
