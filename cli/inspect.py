@@ -30,6 +30,7 @@ _STYLES = {
     4: "white on rgb(52,108,190)",
 }
 _MAX_PIECES = 4000
+_TOKEN_ADVANTAGES = "tokens have advantages of their own, which stay on the ranks; shown is the reward they are made of"
 
 console = Console()
 
@@ -47,9 +48,10 @@ def inspect(
 ) -> None:
     """Show samples of a step: prompt, response, reward with its parts, verdict, advantage.
 
-    Hidden characters and escape sequences are written out. Ratios need the trainer's log-probs to be stored; token
-    advantages of a critic are not.
+    Hidden characters and escape sequences are written out. Ratios need the trainer's log-probs to be stored; advantages
+    of single tokens never are.
     """
+    from reports.recipe import has_token_advantages
     from reports.run_data import read_run
     from reports.tokens import Colouring, check_colouring, load_tokenizer
 
@@ -60,6 +62,8 @@ def inspect(
     data = read_run(run)
     samples = _chosen(data, step, sample_id, num, is_best=best)
     tokenizer = load_tokenizer(data)
+    if has_token_advantages(data.recipe):
+        console.print(Text(_TOKEN_ADVANTAGES, style="dim"))
     for sample in samples:
         check_colouring(sample, Colouring(color), tokenizer)
         console.print(_panel(sample, Colouring(color), tokenizer))

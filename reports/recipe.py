@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from algorithms.table import ALGORITHMS, describe
@@ -40,6 +40,19 @@ def differing_settings(recipes: Sequence[Mapping[str, Any]]) -> list[Setting]:
     """
     settings = [setting for setting in _settings([*map(_with_row, recipes)]) if setting.key not in _PLACE]
     return [setting for setting in settings if len(set(setting.values)) > 1]
+
+
+def has_token_advantages(recipe: Mapping[str, Any]) -> bool:
+    """Whether the ranks make advantages token by token, of a reward that is stored in their place.
+
+    False for a row in a file, which is code to be run.
+    """
+    filled = _with_row(recipe)
+    if filled is recipe:
+        return False
+    columns = dict(filled["algorithm"])
+    row = ALGORITHMS[columns["name"]]
+    return replace(row, **{key: columns[key] for key in describe(row).keys() & columns.keys()}).has_token_rewards
 
 
 def _settings(recipes: Sequence[Mapping[str, Any]]) -> list[Setting]:

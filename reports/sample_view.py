@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
+from reports.recipe import has_token_advantages
 from reports.run_data import RunData
 from reports.samples import Change, Sample, best, most_changed, worst
 from reports.text import one_line, visible
@@ -56,6 +57,7 @@ class RunSamples:
     worst: tuple[SampleView, ...]
     changed: tuple[ChangeView, ...]
     has_tokens: bool
+    has_token_advantages: bool
 
 
 def run_samples(run: RunData) -> RunSamples | None:
@@ -72,6 +74,7 @@ def run_samples(run: RunData) -> RunSamples | None:
         worst=tuple(sample_view(sample, tokenizer) for sample in worst(path, NUM_SHOWN)),
         changed=tuple(_change_view(change, tokenizer) for change in most_changed(run, NUM_SHOWN)),
         has_tokens=tokenizer is not None,
+        has_token_advantages=has_token_advantages(run.recipe),
     )
 
 

@@ -112,6 +112,17 @@ def test_wrong_input_is_one_line(tmp_path: Path, arguments: tuple[str, ...], sai
     assert said in result.stderr
 
 
+def test_a_damaged_file_of_samples_is_named_in_one_line(tmp_path: Path) -> None:
+    place = make_run(tmp_path)
+    path = place / "trajectories" / "step_000020.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+    result = wutong("inspect", place)
+    assert (result.returncode, len(result.stderr.splitlines()), result.stdout) == (2, 1, ""), result.stderr
+    assert str(path) in result.stderr
+
+
 def test_diff_shows_settings_metrics_and_the_parting(tmp_path: Path) -> None:
     places = make_run(tmp_path, "left"), make_run(tmp_path, "right", seed=7, metrics=parted)
     result = wutong("diff", *places)

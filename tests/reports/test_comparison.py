@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from reports.comparison import compare
-from reports.recipe import changed_settings, flat
+from reports.recipe import changed_settings, flat, has_token_advantages
 from reports.run_data import read_runs
 from tests.reports.made_runs import learning, make_run
 
@@ -75,3 +77,18 @@ def test_lists_of_sections_are_numbered_and_other_lists_are_values() -> None:
         "tags": ["p", "q"],
         "none": {},
     }
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "expected"),
+    [
+        ({"name": "grpo", "kl_coef": None}, False),
+        ({"name": "ppo"}, True),
+        ({"name": "reinforce", "gamma": None}, False),
+        ({"name": "reinforce", "gamma": 0.9}, True),
+        ({"name": "rows.py:mine"}, False),
+    ],
+)
+def test_whose_tokens_have_advantages_of_their_own_is_known(algorithm: dict[str, Any], expected: bool) -> None:
+    assert has_token_advantages({"algorithm": algorithm}) is expected
+    assert not has_token_advantages({"stage": "sft"})
