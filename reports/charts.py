@@ -116,6 +116,8 @@ SPECS = (
             "Learning rate": "optimizer/learning_rate critic/learning_rate",
             "KL coefficient": "policy/kl_coef",
             "Value loss": "value/loss",
+            "Return": "value/return_mean",
+            "Values clipped": "value/clip_fraction",
             "Explained variance": "value/explained_variance",
         },
     ),

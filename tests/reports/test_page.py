@@ -214,3 +214,10 @@ def test_a_long_run_is_thinned_to_points_that_are_its_own(tmp_path: Path) -> Non
     assert len(column["values"]) <= MAX_STEPS + 2
     pairs = dict(zip(shown["steps"][column["steps"]], column["values"], strict=True))
     assert pairs[4321] == 1.0 and pairs.items() <= run.series["reward/mean"].by_step.items()
+
+
+def test_a_metric_that_no_chart_names_has_one_of_its_own(tmp_path: Path) -> None:
+    place = make_run(tmp_path, metrics=lambda step: {"eval/reward_std": 0.1 * step, "from/tomorrow": 1.0 / step})
+    html = render([read_run(place)])
+    assert "<b>eval/reward_std</b>" in html and "<b>from/tomorrow</b>" in html
+    assert "from/tomorrow: not in this version&#39;s table of metrics" in html
