@@ -12,10 +12,13 @@ from rich.logging import RichHandler
 
 from cli.config import config
 from cli.demo import demo
+from cli.diff import diff
 from cli.evaluate import evaluate
+from cli.inspect import inspect
 from cli.label import label
 from cli.plan import plan
 from cli.replay import replay
+from cli.report import report
 from cli.reward import app as reward_app
 from cli.simulate import simulate
 
@@ -24,7 +27,7 @@ FAILED, WRONG_INPUT, STOPPED_RESUMABLE = 1, 2, 75
 logger = logging.getLogger(__name__)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (config, demo, evaluate, label, plan, replay, simulate):
+for command in (config, demo, diff, evaluate, inspect, label, plan, replay, report, simulate):
     app.command()(command)
 app.add_typer(reward_app, name="reward")
 

@@ -1,6 +1,7 @@
 """Parquet files as Arrow tables: written whole or not at all, and refused by name when damaged."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,8 +24,8 @@ def write_parquet(table: pa.Table, path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def read_parquet(path: Path) -> pa.Table:
-    """All rows of a file. DataError names the file, and the row group where it is damaged."""
+def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """All rows of a file, with all columns or those named. DataError names the file and the damaged row group."""
     try:
         file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
@@ -34,13 +35,13 @@ def read_parquet(path: Path) -> pa.Table:
         unpacked = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
         if unpacked > max(_MAX_UNPACKED_BYTES, _MAX_RATIO * path.stat().st_size):
             raise DataError(f"{path}: would unpack to {unpacked / 2**30:.0f} GiB, {_MAX_RATIO} times its size; refused")
-        groups = [_read_group(file, group, path) for group in range(metadata.num_row_groups)]
+        groups = [_read_group(file, group, path, columns) for group in range(metadata.num_row_groups)]
         return pa.concat_tables(groups) if groups else file.schema_arrow.empty_table()
 
 
-def _read_group(file: pq.ParquetFile, group: int, path: Path) -> pa.Table:
+def _read_group(file: pq.ParquetFile, group: int, path: Path, columns: Sequence[str] | None) -> pa.Table:
     try:
-        return file.read_row_group(group)
+        return file.read_row_group(group, columns=None if columns is None else list(columns))
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: row group {group} is damaged: {_first_line(error)}") from error
 

@@ -124,9 +124,9 @@ def write_trajectories(
     write_parquet(pa.table(columns, schema=SCHEMA), path)
 
 
-def read_trajectories(path: Path) -> pa.Table:
-    """A file of `write_trajectories`, with the columns of SCHEMA; DataError for any other file."""
-    table = read_parquet(path)
+def read_trajectories(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A file of `write_trajectories`, with the columns of SCHEMA or those named; DataError for any other file."""
+    table = read_parquet(path, columns)
     version = (table.schema.metadata or {}).get(_VERSION_KEY)
     if version != str(SCHEMA_VERSION).encode():
         found = "no trajectories of ours" if version is None else f"trajectories of schema {version.decode()}"

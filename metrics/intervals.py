@@ -63,6 +63,23 @@ def bootstrap_mean(
     return float(low), float(high)
 
 
+def clustered_mean(values: Sequence[float], clusters: Sequence[int], confidence: float = 0.95) -> tuple[float, float]:
+    """Normal interval of a mean whose values come in clusters that depend on each other, such as a prompt's samples.
+
+    The variance of the ratio of sums (Cochran 1977, section 6.3). `clusters`: the cluster of each value. NaN for
+    fewer than two clusters, which show no variance.
+    """
+    data, places = np.asarray(values, dtype=np.float64), np.unique(np.asarray(clusters), return_inverse=True)[1]
+    num_clusters = int(places.max(initial=-1)) + 1
+    if num_clusters < 2:
+        return nan, nan
+    mean = float(data.mean())
+    residuals = np.bincount(places, weights=data - mean)
+    variance = float((residuals**2).sum()) * num_clusters / (num_clusters - 1) / len(data) ** 2
+    half = NormalDist().inv_cdf((1 + confidence) / 2) * sqrt(variance)
+    return mean - half, mean + half
+
+
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     """Probability that at least one of k samples is right, unbiased: 1 - C(n - c, k) / C(n, k).
 

@@ -32,6 +32,8 @@ FLAGS = (
     "--window-size=1300,900",
 )
 SECONDS = 20.0
+# Of keys without a character; Enter has one.
+KEY_CODES = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}
 
 
 class Page:
@@ -74,10 +76,11 @@ class Page:
             time.sleep(0.02)
 
     def press(self, key: str) -> None:
-        """A key by its name: a character, or Enter."""
-        text, code = ("\r", 13) if key == "Enter" else (key, ord(key.upper()))
+        """A key by its name: a character, or one of KEY_CODES."""
+        text = "\r" if key == "Enter" else "" if key in KEY_CODES else key
+        code = KEY_CODES.get(key) or ord(key.upper())
         for kind in ("keyDown", "keyUp"):
-            down = {"text": text} if kind == "keyDown" else {}
+            down = {"text": text} if text and kind == "keyDown" else {}
             self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **down)
 
     def type(self, text: str) -> None:

@@ -169,3 +169,12 @@ def test_a_step_of_512_samples_is_written_at_once(tmp_path):
         seconds.append(time.process_time() - start)
     assert read_trajectories(tmp_path / "s.parquet").num_rows == 512
     assert min(seconds) < 0.1  # 5 ms when measured alone
+
+
+def test_columns_can_be_read_alone(tmp_path):
+    groups, blocks = two_groups()
+    write_trajectories(tmp_path / "s.parquet", 12, groups, [0.5, None, -0.5], blocks)
+    table = read_trajectories(tmp_path / "s.parquet", ("id", "reward"))
+    assert table.to_pydict() == {"id": ["0.0", "0.1", "1.0"], "reward": [1.5, None, 0.0]}
+    write_trajectories(tmp_path / "none.parquet", 1, [], [], [])
+    assert read_trajectories(tmp_path / "none.parquet", ("id", "reward")).num_rows == 0

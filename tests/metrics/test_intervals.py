@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics.intervals import bootstrap_mean, clustered_wilson, pass_at_k, wilson
+from metrics.intervals import bootstrap_mean, clustered_mean, clustered_wilson, pass_at_k, wilson
 
 PROPORTIONS = st.integers(1, 200).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total)))
 
@@ -104,6 +104,33 @@ def test_the_bootstrap_is_a_function_of_its_seed() -> None:
 def test_the_bootstrap_refuses_what_has_no_mean(values: list[float]) -> None:
     with pytest.raises(ValueError, match="all finite"):
         bootstrap_mean(values)
+
+
+def test_a_clustered_mean_without_clusters_is_the_normal_interval() -> None:
+    values = np.random.default_rng(3).normal(size=50)
+    half = NormalDist().inv_cdf(0.975) * values.std(ddof=1) / 50**0.5
+    expected = (values.mean() - half, values.mean() + half)
+    assert clustered_mean(values.tolist(), range(50)) == pytest.approx(expected)
+
+
+def test_samples_that_repeat_their_prompt_add_no_certainty() -> None:
+    once = clustered_mean([0.0, 1.0, 0.5], [4, 5, 6])
+    assert clustered_mean([0.0, 1.0, 0.5] * 8, [4, 5, 6] * 8) == pytest.approx(once)
+
+
+def test_the_clustered_interval_covers_the_true_mean() -> None:
+    generator, hits = np.random.default_rng(1), 0
+    for _ in range(400):
+        prompts = np.repeat(np.arange(60), generator.integers(1, 9, size=60))
+        values = generator.normal(size=60)[prompts] + generator.normal(size=len(prompts))
+        low, high = clustered_mean(values.tolist(), prompts.tolist())
+        hits += low <= 0 <= high
+    assert 0.92 <= hits / 400 <= 0.98
+
+
+def test_one_cluster_shows_no_variance() -> None:
+    assert np.isnan(clustered_mean([0.0, 1.0], [3, 3])).all()
+    assert np.isnan(clustered_mean([], [])).all()
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
