@@ -149,7 +149,17 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
     )
     model, report = loaded
     check_loaded(report, f"model.path={config.path}")
+    drop_nothing(model)
     return model.train()  # transformers loads for evaluation, in which checkpointing recomputes nothing, silently
+
+
+def drop_nothing(model: nn.Module) -> None:
+    """Switch the model's own dropout off: a sample's log-probs would else not be those of the policy that drew it."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0  # type: ignore[assignment]
 
 
 def check_loaded(report: Mapping[str, Any], where: str) -> None:

@@ -95,6 +95,17 @@ def test_checkpointing_keeps_less_of_a_loaded_model(tmp_path: Path) -> None:
     assert kept(checkpointing=True) < kept(checkpointing=False) / 2
 
 
+def test_a_loaded_model_drops_nothing_whatever_its_config_says(tmp_path: Path) -> None:
+    made = tiny().causal_lm
+    made.config.attention_dropout = 0.5
+    made.save_pretrained(tmp_path)
+    loaded = load_model(ModelConfig(path=str(tmp_path)))
+    assert loaded.config.attention_dropout == 0.5 and loaded.training
+    model = PolicyModel(loaded)
+    first, second = (model(pack_tokens(SEQUENCES))[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
 def test_only_response_positions_are_scored() -> None:
     packed = pack_tokens(SEQUENCES)
     chosen = packed.response_mask & (torch.arange(packed.num_tokens) % 3 == 0)
