@@ -30,6 +30,10 @@ class TrainerGroupError(RuntimeError):
     """The learner is gone. The message names the rank that failed first, and why."""
 
 
+class RanksLost(TrainerGroupError):
+    """Processes of the learner died or hang. What they did was no mistake: new ones may do it again."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartFacts:
     """How long each part of a rank's start took, in seconds."""
@@ -182,9 +186,18 @@ class RankGroup:
             return [call.result() for call in calls]
         if pending:
             await asyncio.wait(pending, timeout=SECONDS_FOR_OTHER_RANKS)
+        kind = RanksLost if _is_loss(calls) else TrainerGroupError
         reason = _describe_failure(self.title, method, calls, self._spec.trainer.tokens_per_micro_batch)
         self.close(f"{reason}; all {len(calls)} ranks were ended")
-        raise TrainerGroupError(self._failure)
+        raise kind(self._failure)
+
+
+def _is_loss(calls: Sequence[asyncio.Future[Any]]) -> bool:
+    """Whether a process died, or kept its peers waiting in a collective; not when memory ran out, as it would again."""
+    errors = [error for call in calls if call.done() and (error := call.exception())]
+    if any(isinstance(error, OutOfMemoryError) for error in errors):
+        return False
+    return any(isinstance(error, RayActorError) or "timed out" in str(error).lower() for error in errors)
 
 
 def _describe_failure(

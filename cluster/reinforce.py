@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from cluster.inputs import make_mixer, prompt_tables, reward_examples, sequence_
 from cluster.learned_rewards import LearnedRewards
 from cluster.meters import open_meter
 from cluster.outcome import Outcome
+from cluster.restarts import train_with_restarts
 from cluster.rl_observer import HeldOut, RlObserver
 from cluster.session import ray_session
 from cluster.signals import stop_on_signal
@@ -34,6 +35,7 @@ from trainers.loop import Loop, Roles
 from trainers.mixing import Mixer
 from trainers.model_files import check_model
 from trainers.policy import PolicyObjective
+from trainers.roles import Learner
 from trainers.saving import Saver
 
 if TYPE_CHECKING:  # importing transformers takes seconds
@@ -103,10 +105,19 @@ async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path
         stack.push_async_callback(learned.close)
         spec = rl_specs.learner_spec(run, inputs.objective, use_gpu=use_gpu)
         learner, *_ = await asyncio.gather(start_learner(spec), fleet.start(), learned.start(use_gpu=use_gpu))
-        stack.callback(learner.close)
-        state = await learner.load(resume_from) if resume_from else {}
-        roles = Roles(prompts=inputs.prompts, rollouts=fleet, rewards=pool, learner=learner)
-        return await _train(run, inputs, folder, roles, state)
+
+        def attempt(learner: Learner, state: Mapping[str, Any]) -> Awaitable[Outcome]:
+            roles = Roles(prompts=inputs.prompts, rollouts=fleet, rewards=pool, learner=learner)
+            return _train(run, inputs, folder, roles, state)
+
+        return await train_with_restarts(
+            learner,
+            attempt,
+            start=lambda: start_learner(spec),
+            checkpoints=folder.checkpoints,
+            resume_from=resume_from,
+            max_restarts=run.trainer.max_restarts,
+        )
 
 
 async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, state: Mapping[str, Any]) -> Outcome:

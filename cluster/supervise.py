@@ -11,6 +11,7 @@ from actors.trainer import TrainerGroup
 from cluster.folder import RunFolder
 from cluster.meters import open_meter
 from cluster.outcome import Outcome
+from cluster.restarts import train_with_restarts
 from cluster.session import ray_session
 from cluster.signals import stop_on_signal
 from configs.digest import config_digest
@@ -53,10 +54,15 @@ async def train(run: SupervisedRun, inputs: Inputs, folder: RunFolder, resume_fr
     """Train to the last step, or until a signal."""
     with ExitStack() as stack:
         stack.enter_context(ray_session(run.cluster, num_cpus=run.trainer.num_ranks * run.trainer.threads_per_rank))
-        learner = await TrainerGroup.start(_learner_spec(run, inputs))
-        stack.callback(learner.close)
-        state = await learner.load(resume_from) if resume_from else {}
-        return await _train(run, inputs, folder, learner, state.get("step", 0))
+        spec = _learner_spec(run, inputs)
+        return await train_with_restarts(
+            await TrainerGroup.start(spec),
+            lambda learner, state: _train(run, inputs, folder, learner, state.get("step", 0)),
+            start=lambda: TrainerGroup.start(spec),
+            checkpoints=folder.checkpoints,
+            resume_from=resume_from,
+            max_restarts=run.trainer.max_restarts,
+        )
 
 
 class SupervisedObserver:

@@ -1,4 +1,6 @@
-"""How a run ends. As each start takes long, one run meets every end: killed, stopped, interrupted, finished."""
+"""How a run ends. As each start takes long, one run meets every end: killed, stopped, interrupted,
+robbed of a rank, finished.
+"""
 
 import json
 import os
@@ -227,9 +229,16 @@ def interrupted(folder: Path, stopped: Ending) -> Ending:
 
 @pytest.fixture(scope="module")
 def finished(folder: Path, interrupted: Ending) -> Ending:
-    """Resumed, to the end."""
-    start = Start(folder, f"num_steps={interrupted.saved_step + 2}", "--resume")
-    return end(start, lambda: None)
+    """Resumed, robbed of a rank while samples are scored, and let run to the end."""
+    start = Start(folder, f"num_steps={interrupted.saved_step + 4}", "--resume")
+    steps = start.brake_after(interrupted.saved_step)
+
+    def strike() -> None:
+        ranks = [process for process in start.processes() if "TrainerRank" in described(process)]
+        ranks[-1].kill()
+        (folder / "brake").unlink()
+
+    return end(start, strike, steps)
 
 
 def test_a_killed_driver_leaves_no_process(killed: Ending) -> None:
@@ -267,8 +276,20 @@ def test_a_second_interrupt_is_told_in_one_line(interrupted: Ending) -> None:
     assert last == "stopped at once; the last checkpoint is as it was"
 
 
+def test_a_lost_rank_is_told_in_one_line_and_the_run_goes_on_from_its_newest_checkpoint(finished: Ending) -> None:
+    told = " ".join(finished.stderr.split())  # the log's lines are as wide as a terminal
+    assert told.count("WARNING") == 1
+    assert "failed in update: its process died" in told
+    assert f"new ranks go on from step_{finished.steps_before:06d} (restarts left: 2)" in told
+
+
+def test_a_step_that_was_done_again_is_logged_once(folder: Path, finished: Ending) -> None:
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, finished.saved_step + 1))
+
+
 def test_after_all_that_the_run_finishes(folder: Path, finished: Ending) -> None:
-    assert (finished.code, finished.stderr, finished.left) == (0, "", [])
+    assert (finished.code, finished.left) == (0, [])
     assert (folder / "run" / "export" / "config.json").exists()
 
 

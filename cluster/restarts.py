@@ -1,0 +1,57 @@
+"""Going on after ranks of the learner were lost: new ranks, from the newest checkpoint."""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from actors.ranks import RanksLost
+from cluster.outcome import Outcome
+from trainers import checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+class Restartable(Protocol):
+    """What is needed of a learner here."""
+
+    async def load(self, folder: Path) -> Mapping[str, Any]:
+        """See `TrainerGroup.load`."""
+        ...
+
+    def close(self) -> None:
+        """End all ranks."""
+        ...
+
+
+LearnerT = TypeVar("LearnerT", bound=Restartable)
+
+
+async def train_with_restarts(
+    learner: LearnerT,
+    attempt: Callable[[LearnerT, Mapping[str, Any]], Awaitable[Outcome]],
+    *,
+    start: Callable[[], Awaitable[LearnerT]],
+    checkpoints: Path,
+    resume_from: Path | None,
+    max_restarts: int,
+) -> Outcome:
+    """What `attempt` gives, called with a learner and the state of the checkpoint that was loaded into it.
+
+    When ranks are lost, whatever came after the newest checkpoint is done again: no update is lost or counted twice.
+    RanksLost after `max_restarts`; other failures at once, since they would come again.
+    """
+    for restarts_left in reversed(range(max_restarts + 1)):
+        try:
+            state = await learner.load(resume_from) if resume_from else {}
+            return await attempt(learner, state)
+        except RanksLost as loss:
+            if not restarts_left:
+                raise
+            resume_from = checkpoint.latest_valid(checkpoints)
+            place = "the beginning" if resume_from is None else resume_from.name
+            logger.warning("%s; new ranks go on from %s (restarts left: %d)", loss, place, restarts_left - 1)
+        finally:
+            learner.close()
+        learner = await start()
+    raise AssertionError("the last attempt returns or raises")
