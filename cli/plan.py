@@ -1,6 +1,7 @@
 """`wutong plan`: what a recipe takes, before anything is started."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +36,9 @@ def plan(
 
     run = load_run(recipe, overrides or [])
     if address is not None:
-        machines = _machines_at(address, gpu)
+        told = {"--gpus": gpus, "--nodes": nodes != 1, "--gpu-memory": gpu_memory, "--cpus": cpus}
+        told |= {"--host-memory": host_memory, "--peak-tflops": peak_tflops, "--bandwidth": bandwidth}
+        machines = _machines_at(address, gpu, [option for option, value in told.items() if value])
     else:
         machines = machines_of(
             Wishes(
@@ -55,7 +58,12 @@ def plan(
         raise typer.Exit(2)
 
 
-def _machines_at(address: str, gpu: str) -> Machines:
+def _machines_at(address: str, gpu: str, without_effect: Sequence[str]) -> Machines:
+    if without_effect:
+        raise ValueError(
+            f"--address has no use for {', '.join(without_effect)}: the cluster's nodes say what they have; "
+            "--gpu names their GPUs"
+        )
     import ray
 
     from cluster.session import ray_session

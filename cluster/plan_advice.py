@@ -73,9 +73,6 @@ def _engine_changes(run: RlRun) -> Iterator[Change]:
         yield Change(section="rollout", key="dtype", value="bfloat16")
     if run.rollout.gpu_memory_utilization < 0.92:
         yield Change(section="rollout", key="gpu_memory_utilization", value=0.92)
-    for size in (2, 4, 8):
-        if size > run.rollout.tensor_parallel_size:
-            yield Change(section="rollout", key="tensor_parallel_size", value=size)
 
 
 def _pass_changes(run: Run) -> Iterator[Change]:

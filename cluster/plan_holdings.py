@@ -13,7 +13,7 @@ from configs.schema import DpoRun, PreferenceRun, RlRun, Run, SupervisedRun
 
 _GIB = 2**30
 _ENGINE_OVERHEAD = 3 * _GIB // 2  # of a GPU: activations and CUDA graphs of an engine (assumed)
-_ALLOCATOR_FACTOR = 1.75  # glibc's malloc keeps what tensors gave back: 1.57 to 1.74 measured (benchmarks/plan.md)
+_ALLOCATOR_FACTOR = 1.75  # glibc's malloc keeps what tensors gave back: 1.53 to 1.76 measured (benchmarks/plan.md)
 _MOVED_BUCKET = 1 << 28  # of weights on their way
 
 

@@ -1,15 +1,11 @@
 """A sampling engine without a model, for what is about workers and not about sampling.
 
-Its tokens depend on each sequence's seed alone. How it behaves is read from `light_engine.json` in the model's folder
-at each step, so that a test may change it while the engine runs.
+Its tokens depend on each sequence's seed alone.
 """
 
-import json
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,14 +14,7 @@ from actors.messages import RolloutSpec, SequenceRequest
 from experience.episode import Completion
 
 LIGHT_ENGINE = "tests.actors.light_engine:LightEngine"
-FILE = "light_engine.json"
-
-
-def behave(model: Path, **behaviour: Any) -> None:
-    """Have the engines of this model's folder do so from now on; see LightEngine for the keys."""
-    draft = model / f".{FILE}"
-    draft.write_text(json.dumps(behaviour))
-    draft.rename(model / FILE)
+SECONDS_PER_STEP = 0.001
 
 
 @dataclass(slots=True)
@@ -37,17 +26,12 @@ class _Sequence:
 
 
 class LightEngine:
-    """Samples a token of each sequence a step.
-
-    Keys of its behaviour: `seconds_per_step` (0.001), `slow_worker_factor` with `slow_pid` (the one process that takes
-    so much longer), `nan_share` (of sequences with a log-prob that is NaN).
-    """
+    """Samples a token of each sequence a step, which takes a millisecond."""
 
     def __init__(self, spec: RolloutSpec) -> None:
         self.version: int | None = None
         self.num_tokens = 0
         self.ties_embeddings = False
-        self._file = Path(spec.model_path) / FILE
         self._running: dict[str, _Sequence] = {}
 
     @property
@@ -61,8 +45,7 @@ class LightEngine:
 
     def step(self) -> list[tuple[str, Completion]]:
         assert self.version is not None, "an engine without proven weights must not sample"
-        behaviour = self._behaviour()
-        time.sleep(behaviour.get("seconds_per_step", 0.001) * self._slowness(behaviour))
+        time.sleep(SECONDS_PER_STEP)
         finished = []
         for id_, sequence in list(self._running.items()):
             place = len(sequence.tokens)
@@ -71,7 +54,7 @@ class LightEngine:
             self.num_tokens += 1
             if len(sequence.tokens) == sequence.length:
                 del self._running[id_]
-                finished.append((id_, _completion(sequence, behaviour.get("nan_share", 0.0))))
+                finished.append((id_, _completion(sequence)))
         return finished
 
     def load(self, version: int, tensors: Iterable[Any]) -> None:
@@ -85,21 +68,12 @@ class LightEngine:
     def close(self) -> None:
         self._running.clear()
 
-    def _behaviour(self) -> dict[str, Any]:
-        return json.loads(self._file.read_text()) if self._file.exists() else {}
 
-    def _slowness(self, behaviour: dict[str, Any]) -> float:
-        return behaviour.get("slow_worker_factor", 1.0) if behaviour.get("slow_pid") == os.getpid() else 1.0
-
-
-def _completion(sequence: _Sequence, nan_share: float) -> Completion:
-    logprobs = np.full(len(sequence.tokens), -1.0, dtype=np.float32)
-    if np.random.default_rng(sequence.request.seed).random() < nan_share:
-        logprobs[-1] = np.nan
+def _completion(sequence: _Sequence) -> Completion:
     is_cut = sequence.length == sequence.request.max_tokens
     return Completion(
         tokens=np.array(sequence.tokens, dtype=np.int32),
-        logprobs=logprobs,
+        logprobs=np.full(len(sequence.tokens), -1.0, dtype=np.float32),
         versions=np.array(sequence.versions, dtype=np.int32),
         finish_reason="length" if is_cut else "stop",
     )

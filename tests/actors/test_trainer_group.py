@@ -16,7 +16,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.ranks import TrainerGroupError
+from actors.ranks import RanksLost, TrainerGroupError
 from actors.trainer import TrainerGroup
 from experience.records import Batch
 from tests.actors.learner_cases import (
@@ -225,7 +225,7 @@ def test_a_killed_rank_ends_the_group_and_is_named(spec: LearnerSpec) -> None:
             pids = await asyncio.gather(*(rank.pid.remote() for rank in group._ranks))
             os.kill(pids[1], signal.SIGKILL)
             killed = time.monotonic()
-            with pytest.raises(TrainerGroupError, match="trainer rank 1 of 2 failed in update: its process died"):
+            with pytest.raises(RanksLost, match="trainer rank 1 of 2 failed in update: its process died"):
                 await group.update(make_batch(1, num_ranks=2))
             seconds = time.monotonic() - killed
             with pytest.raises(TrainerGroupError, match="trainer rank 1 of 2"):
@@ -245,7 +245,7 @@ def test_a_rank_that_hangs_is_noticed_within_the_collective_timeout(spec: Learne
             pids = await asyncio.gather(*(rank.pid.remote() for rank in group._ranks))
             os.kill(pids[1], signal.SIGSTOP)
             stopped = time.monotonic()
-            with pytest.raises(TrainerGroupError, match=r"trainer rank 0 of 2 failed in update: .*[Tt]imed out"):
+            with pytest.raises(RanksLost, match=r"trainer rank 0 of 2 failed in update: .*[Tt]imed out"):
                 await group.update(make_batch(1, num_ranks=2))
             return time.monotonic() - stopped, pids
 
@@ -260,6 +260,7 @@ def test_an_error_on_one_rank_is_told_in_one_line(group: TrainerGroup) -> None:
     with pytest.raises(TrainerGroupError) as caught:
         asyncio.run(group.update(Batch(blocks=blocks, mini_batches=(mini_batch,))))
     assert "failed in update: ValueError: block" in str(caught.value)
+    assert not isinstance(caught.value, RanksLost)
     assert "\n" not in str(caught.value)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
@@ -222,6 +223,24 @@ def test_the_command_ends_with_2_where_something_does_not_fit(tmp_path: Path) ->
     answer = CliRunner().invoke(app, ["plan", "configs/arithmetic/grpo.yaml", model, "--gpus", "8"])
     assert answer.exit_code == 2
     assert "what does not fit" in answer.stdout
+
+
+def test_engines_are_advised_nothing_that_is_not_built(tmp_path: Path) -> None:
+    plan = planned(tmp_path, "Llama-3.1-70B", trainer=trainer(64, 3), gpus=72, rollout={"num_workers": 8})
+    (told,) = [problem for problem in plan.problems if problem.startswith("rollout: ")]
+    assert "tensor_parallel_size" not in told and "larger devices are needed" in told
+
+
+def test_a_running_cluster_says_itself_what_it_has(cluster: None, tmp_path: Path) -> None:
+    (node,) = ray.nodes()
+    recipe = ["plan", "configs/arithmetic/grpo.yaml", f"model.path={model_folder(tmp_path, 'Qwen2.5-0.5B')}", "--json"]
+    joined = CliRunner().invoke(app, [*recipe, "--address", "auto"])
+    told = CliRunner().invoke(app, [*recipe, "--cpus", str(int(node["Resources"]["CPU"]))])
+    assert joined.exit_code == told.exit_code == 0
+    assert json.loads(joined.stdout) == json.loads(told.stdout)
+    refused = CliRunner().invoke(app, [*recipe, "--address", "auto", "--cpus", "4", "--nodes", "2"])
+    assert isinstance(refused.exception, ValueError)
+    assert "--address has no use for --nodes, --cpus" in str(refused.exception)
 
 
 def test_a_run_that_cant_fit_is_refused_with_the_key_to_change(tmp_path: Path) -> None:

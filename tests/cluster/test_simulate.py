@@ -13,8 +13,11 @@ from pydantic import TypeAdapter
 from cluster.plan_machines import Wishes, machines_of
 from cluster.plan_speed import Assumptions
 from cluster.simulate import Simulation, Timing, long_tail, parse_lengths, planned_timing, simulate, varied
+from cluster.simulate_timing import recorded_timing
 from cluster.virtual_clock import run_virtually
+from configs.load import load_run
 from configs.schema import RlRun, Run
+from tests.reports.made_runs import PROMPTS, SAMPLES, make_run
 
 LONGEST = 4096
 LENGTHS = long_tail(600, 0.9, LONGEST)
@@ -134,6 +137,24 @@ def test_a_planned_simulation_needs_the_config_of_the_model_only(tmp_path: Path)
     few, many = (simulate(varied(run, 6, count, 1), planned) for count in (1, 8))
     assert many.bubble_share < few.bubble_share
     assert many.tokens_per_second > few.tokens_per_second
+
+
+def test_a_recorded_run_is_simulated_as_it_was_and_faster_with_more_workers(tmp_path: Path) -> None:
+    described = {"model_type": "qwen2", "vocab_size": 1000, "hidden_size": 64, "intermediate_size": 128}
+    (tmp_path / "config.json").write_text(json.dumps(described | {"num_hidden_layers": 2, "num_attention_heads": 4}))
+    shape = {"prompts_per_step": PROMPTS, "group_size": SAMPLES, "sampling": {"max_response_tokens": 16}}
+    recorded = {"model": {"path": str(tmp_path)}, "rollout": shape, "algorithm": {"name": "grpo", "kl_coef": 0}}
+    folder = make_run(tmp_path, **recorded)
+    run = load_run(folder / "config.yaml")
+    assert isinstance(run, RlRun)
+    found = recorded_timing(run, folder, machines_of(Wishes()))
+    once = simulate(varied(run, 8, 1, 0), found)
+    assert once.step_seconds == pytest.approx(3.0, rel=0.02)  # 1.4 s of sampling, 1.3 of training, 0.3 of all else
+    assert once.trainer_share == pytest.approx(1.3 / 3.0, rel=0.02)
+    assert simulate(varied(run, 8, 1, 1), found).step_seconds < 0.7 * once.step_seconds
+    stale = make_run(tmp_path, "stale", **{**recorded, "rollout": {**shape, "max_staleness": 1}})
+    with pytest.raises(ValueError, match=r"want a reinforcement learning run with rollout\.max_staleness=0"):
+        recorded_timing(run, stale, machines_of(Wishes()))
 
 
 def test_lengths_are_read_or_refused() -> None:
