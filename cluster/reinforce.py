@@ -24,6 +24,7 @@ from cluster.restarts import train_with_restarts
 from cluster.rl_observer import HeldOut, RlObserver
 from cluster.session import ray_session
 from cluster.signals import stop_on_signal
+from cluster.steering import Steering, steered
 from configs.schema import RlRun
 from experience.prompts import PromptStream, eval_prompts
 from experience.records import Prompt
@@ -104,13 +105,14 @@ async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path
         stack.push_async_callback(fleet.close)
         stack.push_async_callback(learned.close)
         spec = rl_specs.learner_spec(run, inputs.objective, use_gpu=use_gpu)
+        steering = await stack.enter_async_context(steered(run, folder, fleet, run.rollout.autoscale))
         learner, *_ = await asyncio.gather(start_learner(spec), fleet.start(), learned.start(use_gpu=use_gpu))
 
         def attempt(learner: Learner, state: Mapping[str, Any]) -> Awaitable[Outcome]:
             roles = Roles(prompts=inputs.prompts, rollouts=fleet, rewards=pool, learner=learner)
-            return _train(run, inputs, folder, roles, state)
+            return _train(run, inputs, folder, roles, state, steering)
 
-        return await train_with_restarts(
+        outcome = await train_with_restarts(
             learner,
             attempt,
             start=lambda: start_learner(spec),
@@ -118,10 +120,13 @@ async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path
             resume_from=resume_from,
             max_restarts=run.trainer.max_restarts,
         )
+        return steering.end(outcome)
 
 
-async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, state: Mapping[str, Any]) -> Outcome:
-    meter = open_meter(run, folder, state.get("step", 0))
+async def _train(
+    run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, state: Mapping[str, Any], steering: Steering
+) -> Outcome:
+    meter = open_meter(run, folder, state.get("step", 0), steering)
     assigner = CreditAssigner(inputs.algorithm, rl_specs.batch_shape(run), inputs.mixer)
     schedule = rl_specs.schedule(run, inputs.algorithm, state)
     loop = Loop(schedule=schedule, roles=roles, assigner=assigner, meter=meter)
@@ -136,6 +141,7 @@ async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, st
         assigner.restore(state["assigner"])
     held_out = HeldOut(prompts=inputs.held_out, sampling=rl_specs.held_out_sampling(run))
     observer = RlObserver(run, roles=roles, meter=meter, folder=folder, held_out=held_out, saver=saver)
+    steering.follow(loop.standing)
     with stop_on_signal(loop.stop):
         try:
             await loop.run(observer, unfinished=state.get("begun", ()))

@@ -14,6 +14,7 @@ from cluster.outcome import Outcome
 from cluster.restarts import train_with_restarts
 from cluster.session import ray_session
 from cluster.signals import stop_on_signal
+from cluster.steering import Steering, steered
 from configs.digest import config_digest
 from configs.schema import SupervisedRun, TrainerConfig
 from experience.packing import plan_block
@@ -55,14 +56,16 @@ async def train(run: SupervisedRun, inputs: Inputs, folder: RunFolder, resume_fr
     with ExitStack() as stack:
         stack.enter_context(ray_session(run.cluster, num_cpus=run.trainer.num_ranks * run.trainer.threads_per_rank))
         spec = _learner_spec(run, inputs)
-        return await train_with_restarts(
-            await TrainerGroup.start(spec),
-            lambda learner, state: _train(run, inputs, folder, learner, state.get("step", 0)),
-            start=lambda: TrainerGroup.start(spec),
-            checkpoints=folder.checkpoints,
-            resume_from=resume_from,
-            max_restarts=run.trainer.max_restarts,
-        )
+        async with steered(run, folder) as steering:
+            outcome = await train_with_restarts(
+                await TrainerGroup.start(spec),
+                lambda learner, state: _train(run, inputs, folder, learner, state.get("step", 0), steering),
+                start=lambda: TrainerGroup.start(spec),
+                checkpoints=folder.checkpoints,
+                resume_from=resume_from,
+                max_restarts=run.trainer.max_restarts,
+            )
+            return steering.end(outcome)
 
 
 class SupervisedObserver:
@@ -88,12 +91,18 @@ class SupervisedObserver:
 
 
 async def _train(
-    run: SupervisedRun, inputs: Inputs, folder: RunFolder, learner: TrainerGroup, first_step: int
+    run: SupervisedRun,
+    inputs: Inputs,
+    folder: RunFolder,
+    learner: TrainerGroup,
+    first_step: int,
+    steering: Steering,
 ) -> Outcome:
     meter = open_meter(run, folder, first_step)
     loop = SupervisedLoop(learner=learner, make_batch=inputs.make_batch, meter=meter)
     saver = Saver(run.checkpoint, learner=learner, folder=folder.checkpoints, num_steps=run.num_steps, state=dict)
     observer = SupervisedObserver(run, learner=learner, meter=meter, saver=saver, held_out=inputs.held_out)
+    steering.follow(lambda: {"step": loop.step})
     with stop_on_signal(loop.stop):
         try:
             step = await loop.run(observer, first_step=first_step, num_steps=run.num_steps)
