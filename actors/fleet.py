@@ -80,7 +80,7 @@ class RolloutFleet:
 
     async def block(self, handle: BlockHandle) -> TokenBlock:
         """The tokens behind a handle."""
-        return await handle
+        return handle if isinstance(handle, TokenBlock) else await handle
 
     def add_worker(self) -> str:
         """Start one more worker; its name."""

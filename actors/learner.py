@@ -19,9 +19,9 @@ from actors.ranks import RankGroup, TrainerGroupError, shared
 from actors.trainer import TrainerGroup
 from experience.records import Batch, Weights
 from trainers import checkpoint
+from trainers.checkpoint import Written
 from trainers.learner import LearnerSpec
 from trainers.policy import PolicyObjective
-from trainers.saving import drafted
 
 logger = logging.getLogger(__name__)
 
@@ -107,13 +107,13 @@ class SpreadLearner:
         (published,) = await self._together(policy.publish_parameters())
         await self._together(reference.take(published))
 
-    async def save(self, folder: Path, state: Mapping[str, Any]) -> None:
+    async def save(self, draft: Path) -> Written:
         """See `TrainerGroup.save`. One group after the other, so that each knows what room the last has left."""
-        identity = {"world_size": len(self._groups.policy), "config_digest": self._spec.config_digest}
-        async with drafted(folder, **identity, own_ranks=self._own_ranks()) as draft:
-            for group in self._groups.all:
-                await self._together(group.save_part(draft))
-            checkpoint.write_state(draft, state)
+        for group in self._groups.all:
+            await self._together(group.save_part(draft))
+        return Written(
+            world_size=len(self._groups.policy), own_ranks=self._own_ranks(), config_digest=self._spec.config_digest
+        )
 
     async def load(self, folder: Path) -> Mapping[str, Any]:
         """See `TrainerGroup.load`."""

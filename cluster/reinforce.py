@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ray
 
@@ -20,10 +20,11 @@ from cluster.inputs import make_mixer, prompt_tables, reward_examples, sequence_
 from cluster.learned_rewards import LearnedRewards
 from cluster.meters import open_meter
 from cluster.outcome import Outcome
-from cluster.restarts import train_with_restarts
+from cluster.restarts import Resumed, train_with_restarts
 from cluster.rl_observer import HeldOut, RlObserver
 from cluster.session import ray_session
 from cluster.signals import stop_on_signal
+from cluster.waiting import read_waiting, write_waiting
 from configs.schema import RlRun
 from experience.prompts import PromptStream, eval_prompts
 from experience.records import Prompt
@@ -36,7 +37,7 @@ from trainers.mixing import Mixer
 from trainers.model_files import check_model
 from trainers.policy import PolicyObjective
 from trainers.roles import Learner
-from trainers.saving import Saver
+from trainers.saving import Saver, Snapshot, state_snapshot
 
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerBase
@@ -106,9 +107,9 @@ async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path
         spec = rl_specs.learner_spec(run, inputs.objective, use_gpu=use_gpu)
         learner, *_ = await asyncio.gather(start_learner(spec), fleet.start(), learned.start(use_gpu=use_gpu))
 
-        def attempt(learner: Learner, state: Mapping[str, Any]) -> Awaitable[Outcome]:
+        def attempt(learner: Learner, resumed: Resumed | None) -> Awaitable[Outcome]:
             roles = Roles(prompts=inputs.prompts, rollouts=fleet, rewards=pool, learner=learner)
-            return _train(run, inputs, folder, roles, state)
+            return _train(run, inputs, folder, roles, resumed)
 
         return await train_with_restarts(
             learner,
@@ -120,25 +121,27 @@ async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path
         )
 
 
-async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, state: Mapping[str, Any]) -> Outcome:
-    meter = open_meter(run, folder, state.get("step", 0))
+async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, resumed: Resumed | None) -> Outcome:
+    steps_done = 0 if resumed is None else resumed.step
+    meter = open_meter(run, folder, steps_done)
     assigner = CreditAssigner(inputs.algorithm, rl_specs.batch_shape(run), inputs.mixer)
-    schedule = rl_specs.schedule(run, inputs.algorithm, state)
+    schedule = rl_specs.schedule(run, inputs.algorithm, steps_done)
     loop = Loop(schedule=schedule, roles=roles, assigner=assigner, meter=meter)
     saver = Saver(
         run.checkpoint,
         learner=roles.learner,
         folder=folder.checkpoints,
         num_steps=run.num_steps,
-        state=lambda: {**loop.state(), "assigner": assigner.state()},
+        snapshot=lambda step: _snapshot(step, loop, assigner, roles),
     )
-    if state:
-        assigner.restore(state["assigner"])
+    if resumed is not None:
+        assigner.restore(resumed.state["assigner"])
+        loop.restore(resumed.state, read_waiting(resumed.folder, roles.prompts))
     held_out = HeldOut(prompts=inputs.held_out, sampling=rl_specs.held_out_sampling(run))
     observer = RlObserver(run, roles=roles, meter=meter, folder=folder, held_out=held_out, saver=saver)
     with stop_on_signal(loop.stop):
         try:
-            await loop.run(observer, unfinished=state.get("begun", ()))
+            await loop.run(observer)
         except (FleetFailed, RewardOutage) as failure:
             logger.error("stopped after step %d: %s", loop.step, failure)
         finally:
@@ -159,3 +162,15 @@ async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, st
         first=evaluations[0],
         last=evaluations[-1],
     )
+
+
+def _snapshot(step: int, loop: Loop, assigner: CreditAssigner, roles: Roles) -> Snapshot:
+    """The loop as it is now: sampling goes on while this is written."""
+    waiting = loop.waiting
+    write_state = state_snapshot({"step": step, **loop.state(), "assigner": assigner.state()})
+
+    async def write(draft: Path) -> None:
+        await write_waiting(draft, step, waiting, roles.rollouts)
+        await write_state(draft)
+
+    return write

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.folder import RunFolder
+from cluster.waiting import blocks_of
 from configs.schema import RlRun
-from experience.records import BlockHandle, Prompt, Sampling
+from experience.records import Prompt, Sampling
 from experience.store import write_trajectories
 from metrics.meter import Meter
 from trainers.credit import Credit
@@ -89,16 +90,10 @@ class RlObserver(Observer):
 
     async def _store(self, step: int, credit: Credit) -> None:
         """Write one step's samples; a slow disk holds back the samples, not the training."""
-        handles = [sample.trajectory.block for group in credit.groups for sample in group.samples]
-        found = {id(handle): await self._roles.rollouts.block(handle) for handle in _distinct(handles)}
-        blocks = [found[id(handle)] for handle in handles]
+        blocks = await blocks_of(credit.groups, self._roles.rollouts)
         path = self._folder.trajectories / f"step_{step:06d}.parquet"
         async with self._one_at_a_time:
             await asyncio.to_thread(write_trajectories, path, step, credit.groups, credit.advantages, blocks)
-
-
-def _distinct(handles: Sequence[BlockHandle]) -> Sequence[BlockHandle]:
-    return list({id(handle): handle for handle in handles}.values())
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -11,7 +11,7 @@ from actors.trainer import TrainerGroup
 from cluster.folder import RunFolder
 from cluster.meters import open_meter
 from cluster.outcome import Outcome
-from cluster.restarts import train_with_restarts
+from cluster.restarts import Resumed, train_with_restarts
 from cluster.session import ray_session
 from cluster.signals import stop_on_signal
 from configs.digest import config_digest
@@ -22,7 +22,7 @@ from metrics.meter import Meter
 from trainers.learner import LearnerSpec
 from trainers.model_files import RewardNormalization
 from trainers.objective import Objective
-from trainers.saving import Saver
+from trainers.saving import Saver, state_snapshot
 from trainers.supervised_loop import SupervisedLoop
 
 
@@ -57,7 +57,7 @@ async def train(run: SupervisedRun, inputs: Inputs, folder: RunFolder, resume_fr
         spec = _learner_spec(run, inputs)
         return await train_with_restarts(
             await TrainerGroup.start(spec),
-            lambda learner, state: _train(run, inputs, folder, learner, state.get("step", 0)),
+            lambda learner, resumed: _train(run, inputs, folder, learner, resumed),
             start=lambda: TrainerGroup.start(spec),
             checkpoints=folder.checkpoints,
             resume_from=resume_from,
@@ -88,11 +88,18 @@ class SupervisedObserver:
 
 
 async def _train(
-    run: SupervisedRun, inputs: Inputs, folder: RunFolder, learner: TrainerGroup, first_step: int
+    run: SupervisedRun, inputs: Inputs, folder: RunFolder, learner: TrainerGroup, resumed: Resumed | None
 ) -> Outcome:
+    first_step = 0 if resumed is None else resumed.step
     meter = open_meter(run, folder, first_step)
     loop = SupervisedLoop(learner=learner, make_batch=inputs.make_batch, meter=meter)
-    saver = Saver(run.checkpoint, learner=learner, folder=folder.checkpoints, num_steps=run.num_steps, state=dict)
+    saver = Saver(
+        run.checkpoint,
+        learner=learner,
+        folder=folder.checkpoints,
+        num_steps=run.num_steps,
+        snapshot=lambda step: state_snapshot({"step": step}),
+    )
     observer = SupervisedObserver(run, learner=learner, meter=meter, saver=saver, held_out=inputs.held_out)
     with stop_on_signal(loop.stop):
         try:

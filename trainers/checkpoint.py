@@ -3,6 +3,7 @@
     checkpoints/step_000100/
         manifest.json       written last: every file with its size and SHA-256
         state.json          what the driver goes on from
+        buffer/             groups that were sampled and scored, and wait to be trained on, where there are any
         rng/                random generators, one file a rank (critic_rank_0 ... where it has ranks of its own)
         policy/             DeepSpeed's shards; critic/ beside it, where there is one
         reference/          the reference's weights, where they do not stay those of model.path
@@ -25,7 +26,7 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 DIGEST = "digest"  # the manifest's key for the SHA-256 of all its others
 STATE = "state.json"
@@ -43,6 +44,15 @@ class FileEntry:
 
     size: int
     sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """By whom a checkpoint's shards were written: see Manifest."""
+
+    world_size: int
+    config_digest: str
+    own_ranks: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,16 +93,14 @@ def begin(folder: Path) -> Path:
     return draft
 
 
-def commit(
-    draft: Path, folder: Path, *, world_size: int, config_digest: str, own_ranks: Mapping[str, int] | None = None
-) -> None:
-    """Make a filled draft the checkpoint `folder`: whole, sealed and on disk. See Manifest."""
+def commit(draft: Path, folder: Path, written: Written) -> None:
+    """Make a filled draft the checkpoint `folder`: whole, sealed and on disk."""
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         step=step_of(folder),
-        world_size=world_size,
-        own_ranks=own_ranks or {},
-        config_digest=config_digest,
+        world_size=written.world_size,
+        own_ranks=written.own_ranks,
+        config_digest=written.config_digest,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         files=_entries(draft, _files(draft)),
     )

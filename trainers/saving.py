@@ -2,41 +2,49 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from configs.schema import CheckpointConfig
 from trainers import checkpoint
+from trainers.checkpoint import Written
 
 logger = logging.getLogger(__name__)
 
 MAX_FAILED_SAVES = 3  # in a row; a full disk may be emptied meanwhile
 
-
-@asynccontextmanager
-async def drafted(
-    folder: Path, *, world_size: int, config_digest: str, own_ranks: Mapping[str, int] | None = None
-) -> AsyncIterator[Path]:
-    """A folder to write a checkpoint into: it becomes `folder` when the block ends well, and is dropped else."""
-    draft = checkpoint.begin(folder)
-    try:
-        yield draft
-        await asyncio.to_thread(
-            checkpoint.commit, draft, folder, world_size=world_size, config_digest=config_digest, own_ranks=own_ranks
-        )
-    except BaseException:
-        checkpoint.discard(draft)
-        raise
+# Writes into a draft what the driver knows, as it was when this was made.
+Snapshot = Callable[[Path], Awaitable[None]]
 
 
 class Savable(Protocol):
-    """Anything that writes a whole checkpoint."""
+    """Anything that writes models into a checkpoint's draft."""
 
-    def save(self, folder: Path, state: Mapping[str, Any]) -> Awaitable[None]:
+    def save(self, draft: Path) -> Awaitable[Written]:
         """See `Learner.save`."""
         ...
+
+
+def state_snapshot(state: Mapping[str, Any]) -> Snapshot:
+    """Writes the state that `checkpoint.read_state` reads."""
+
+    async def write(draft: Path) -> None:
+        await asyncio.to_thread(checkpoint.write_state, draft, state)
+
+    return write
+
+
+async def save_checkpoint(learner: Savable, folder: Path, snapshot: Snapshot) -> None:
+    """Write a whole checkpoint. OSError when the disk has no room; what was written of it is dropped then."""
+    draft = checkpoint.begin(folder)
+    try:
+        written = await learner.save(draft)
+        await snapshot(draft)
+        await asyncio.to_thread(checkpoint.commit, draft, folder, written)
+    except BaseException:
+        checkpoint.discard(draft)
+        raise
 
 
 class Saver:
@@ -49,13 +57,14 @@ class Saver:
         learner: Savable,
         folder: Path,
         num_steps: int,
-        state: Callable[[], Mapping[str, Any]],
+        snapshot: Callable[[int], Snapshot],
     ) -> None:
+        """`snapshot`: of the moment that it is called at, with so many steps done."""
         self._config = config
         self._learner = learner
         self._folder = folder
         self._num_steps = num_steps
-        self._state = state
+        self._snapshot = snapshot
         self._saved_step: int | None = None
         self._failed = 0
 
@@ -76,6 +85,6 @@ class Saver:
         """Save now, unless this step is saved already."""
         if self._saved_step == step:
             return
-        await self._learner.save(checkpoint.folder_of(self._folder, step), {"step": step, **self._state()})
+        await save_checkpoint(self._learner, checkpoint.folder_of(self._folder, step), self._snapshot(step))
         checkpoint.prune(self._folder, self._config.keep_last)
         self._saved_step, self._failed = step, 0

@@ -30,6 +30,7 @@ from tests.actors.learner_cases import (
 )
 from trainers.checkpoint import CheckpointError
 from trainers.learner import LearnerSpec
+from trainers.saving import save_checkpoint, state_snapshot
 from trainers.supervised import SupervisedObjective
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -116,7 +117,7 @@ def test_a_resumed_learner_goes_on_bit_for_bit(tmp_path: Path, stage: int, dtype
         async with running(spec) as group:
             for batch in batches[:2]:
                 await group.update(batch)
-            await group.save(folder, {"cursor": 7})
+            await save_checkpoint(group, folder, state_snapshot({"cursor": 7}))
             return [await group.update(batch) for batch in batches[2:]], await published(group)
 
     async def resumed() -> tuple[list[Any], dict[str, torch.Tensor]]:
@@ -183,7 +184,7 @@ def test_what_is_published_is_what_is_exported(group: TrainerGroup, tmp_path: Pa
 def test_a_full_disk_fails_the_save_and_not_the_training(group: TrainerGroup, tmp_path: Path) -> None:
     with small_disk(tmp_path / "small"):
         with pytest.raises(OSError, match="a checkpoint needs"):
-            asyncio.run(group.save(tmp_path / "small" / "step_000001", {}))
+            asyncio.run(save_checkpoint(group, tmp_path / "small" / "step_000001", state_snapshot({})))
         assert list((tmp_path / "small").iterdir()) == []
     assert asyncio.run(group.update(make_batch(8, num_ranks=2)))["optimizer/skipped_steps"] == 0
 

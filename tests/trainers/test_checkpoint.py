@@ -26,7 +26,7 @@ def write(root: Path, step: int, text: str = "weights") -> Path:
     (draft / "zero" / "rank_0.pt").write_text(text)
     (draft / "zero" / "rank_1.pt").write_text(text * 2)
     checkpoint.write_state(draft, {"step": step, "text": "é"})
-    checkpoint.commit(draft, folder, world_size=2, config_digest="abc")
+    checkpoint.commit(draft, folder, checkpoint.Written(world_size=2, config_digest="abc"))
     return folder
 
 
@@ -53,7 +53,9 @@ def test_a_checkpoint_is_of_as_many_ranks_as_wrote_it(
     tmp_path: Path, world_size: int, own_ranks: dict[str, int], message: str
 ) -> None:
     folder = checkpoint.folder_of(tmp_path, 3)
-    checkpoint.commit(checkpoint.begin(folder), folder, world_size=2, config_digest="", own_ranks={"critic": 3})
+    checkpoint.commit(
+        checkpoint.begin(folder), folder, checkpoint.Written(world_size=2, config_digest="", own_ranks={"critic": 3})
+    )
     manifest = checkpoint.verify(folder)
     checkpoint.check_ranks(folder, manifest, world_size=2, own_ranks={"critic": 3})
     with pytest.raises(CheckpointError, match=message):
@@ -196,7 +198,7 @@ draft = checkpoint.begin(folder)
 for rank in range(4):
     (draft / f"rank_{rank}.pt").write_text("new")
 checkpoint.write_state(draft, {"step": 2})
-checkpoint.commit(draft, folder, world_size=1, config_digest="")
+checkpoint.commit(draft, folder, checkpoint.Written(world_size=1, config_digest=""))
 checkpoint.prune(root, 1)
 """
 
