@@ -21,6 +21,7 @@ from cluster.learned_rewards import LearnedRewards
 from cluster.meters import open_meter
 from cluster.outcome import Outcome
 from cluster.restarts import Resumed, train_with_restarts
+from cluster.resuming import is_same_recipe, run_snapshot
 from cluster.rl_observer import HeldOut, RlObserver
 from cluster.session import ray_session
 from cluster.signals import stop_on_signal
@@ -37,7 +38,7 @@ from trainers.mixing import Mixer
 from trainers.model_files import check_model
 from trainers.policy import PolicyObjective
 from trainers.roles import Learner
-from trainers.saving import Saver, Snapshot, state_snapshot
+from trainers.saving import Saver, Snapshot
 
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerBase
@@ -131,12 +132,13 @@ async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, re
         run.checkpoint,
         learner=roles.learner,
         folder=folder.checkpoints,
-        num_steps=run.num_steps,
-        snapshot=lambda step: _snapshot(step, loop, assigner, roles),
+        snapshot=lambda step: _snapshot(run, step, loop, assigner, roles),
     )
     if resumed is not None:
         assigner.restore(resumed.state["assigner"])
-        loop.restore(resumed.state, read_waiting(resumed.folder, roles.prompts))
+        # Under another recipe they would have been sampled or scored in another way.
+        is_usable = is_same_recipe(resumed.folder, run)
+        loop.restore(resumed.state, read_waiting(resumed.folder, roles.prompts) if is_usable else ())
     held_out = HeldOut(prompts=inputs.held_out, sampling=rl_specs.held_out_sampling(run))
     observer = RlObserver(run, roles=roles, meter=meter, folder=folder, held_out=held_out, saver=saver)
     with stop_on_signal(loop.stop):
@@ -146,6 +148,7 @@ async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, re
             logger.error("stopped after step %d: %s", loop.step, failure)
         finally:
             await observer.close()
+            await saver.close()
             meter.close()
             meter.timeline.write(folder.timeline)
         await saver.save(loop.step)
@@ -164,10 +167,10 @@ async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, re
     )
 
 
-def _snapshot(step: int, loop: Loop, assigner: CreditAssigner, roles: Roles) -> Snapshot:
+def _snapshot(run: RlRun, step: int, loop: Loop, assigner: CreditAssigner, roles: Roles) -> Snapshot:
     """The loop as it is now: sampling goes on while this is written."""
     waiting = loop.waiting
-    write_state = state_snapshot({"step": step, **loop.state(), "assigner": assigner.state()})
+    write_state = run_snapshot(run, {"step": step, **loop.state(), "assigner": assigner.state()})
 
     async def write(draft: Path) -> None:
         await write_waiting(draft, step, waiting, roles.rollouts)

@@ -68,6 +68,8 @@ class RlObserver(Observer):
         if _is_due(step, self._store_every):
             self._check_written()
             self._writing.append(asyncio.create_task(self._store(step, credit)))
+        else:
+            self._saver.recorded(step)
 
     async def close(self) -> None:
         """Wait for the last samples to be written."""
@@ -90,10 +92,13 @@ class RlObserver(Observer):
 
     async def _store(self, step: int, credit: Credit) -> None:
         """Write one step's samples; a slow disk holds back the samples, not the training."""
-        blocks = await blocks_of(credit.groups, self._roles.rollouts)
         path = self._folder.trajectories / f"step_{step:06d}.parquet"
-        async with self._one_at_a_time:
-            await asyncio.to_thread(write_trajectories, path, step, credit.groups, credit.advantages, blocks)
+        try:
+            blocks = await blocks_of(credit.groups, self._roles.rollouts)
+            async with self._one_at_a_time:
+                await asyncio.to_thread(write_trajectories, path, step, credit.groups, credit.advantages, blocks)
+        finally:
+            self._saver.recorded(step)  # also when that failed: the next save must not wait for it for ever
 
 
 def _is_due(step: int, every: int) -> bool:

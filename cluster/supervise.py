@@ -12,6 +12,7 @@ from cluster.folder import RunFolder
 from cluster.meters import open_meter
 from cluster.outcome import Outcome
 from cluster.restarts import Resumed, train_with_restarts
+from cluster.resuming import run_snapshot
 from cluster.session import ray_session
 from cluster.signals import stop_on_signal
 from configs.digest import config_digest
@@ -22,7 +23,7 @@ from metrics.meter import Meter
 from trainers.learner import LearnerSpec
 from trainers.model_files import RewardNormalization
 from trainers.objective import Objective
-from trainers.saving import Saver, state_snapshot
+from trainers.saving import Saver
 from trainers.supervised_loop import SupervisedLoop
 
 
@@ -85,6 +86,7 @@ class SupervisedObserver:
         with self._meter.phase("save"):
             await self._saver.after_step(step)
         self._meter.log(step, {**metrics, **self._meter.end_step()})
+        self._saver.recorded(step)
 
 
 async def _train(
@@ -97,14 +99,14 @@ async def _train(
         run.checkpoint,
         learner=learner,
         folder=folder.checkpoints,
-        num_steps=run.num_steps,
-        snapshot=lambda step: state_snapshot({"step": step}),
+        snapshot=lambda step: run_snapshot(run, {"step": step}),
     )
     observer = SupervisedObserver(run, learner=learner, meter=meter, saver=saver, held_out=inputs.held_out)
     with stop_on_signal(loop.stop):
         try:
             step = await loop.run(observer, first_step=first_step, num_steps=run.num_steps)
         finally:
+            await saver.close()
             meter.close()
             meter.timeline.write(folder.timeline)
         await saver.save(step)

@@ -118,6 +118,8 @@ class CheckpointConfig(Section):
     """Save after every so many steps; 0: only at the end."""
     keep_last: int = Field(default=2, ge=1)
     """How many checkpoints stay on disk."""
+    max_failed_saves: int = Field(default=3, ge=1)
+    """Saves in a row that may fail, of a full disk say, before the run stops."""
 
 
 class LoggingConfig(Section):
