@@ -118,8 +118,10 @@ class SpreadLearner:
     async def load(self, folder: Path) -> Mapping[str, Any]:
         """See `TrainerGroup.load`."""
         manifest = await asyncio.to_thread(checkpoint.verify, folder)
-        checkpoint.check_ranks(folder, manifest, len(self._groups.policy), self._own_ranks())
-        await self._together(*(group.load_part(folder) for group in self._groups.all))
+        checkpoint.check_ranks(folder, manifest, self._own_ranks())
+        loads = [self._groups.policy.load_part(folder, manifest.world_size)]
+        loads += [group.load_part(folder, manifest.own_ranks[name]) for name, group in self._groups.others.items()]
+        await self._together(*loads)
         return checkpoint.read_state(folder)
 
     async def export(self, folder: Path) -> None:

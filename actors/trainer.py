@@ -96,8 +96,8 @@ class TrainerGroup(RankGroup):
     async def load(self, folder: Path) -> Mapping[str, Any]:
         """Go on from a checkpoint; returns the `state` it was saved with. CheckpointError when it is damaged."""
         manifest = await asyncio.to_thread(checkpoint.verify, folder)
-        checkpoint.check_ranks(folder, manifest, world_size=len(self), own_ranks={})
-        await self.load_part(folder)
+        checkpoint.check_ranks(folder, manifest, own_ranks={})
+        await self.load_part(folder, manifest.world_size)
         return checkpoint.read_state(folder)
 
     async def export(self, folder: Path, normalization: RewardNormalization | None = None) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from cluster import imitation, preferences, reinforce, supervise
 from cluster.folder import RunFolder
 from cluster.inputs import absolute
+from cluster.keeping import best_rule
 from cluster.outcome import Outcome
 from cluster.plan_start import plan_at_start
 from cluster.resuming import checkpoint_to_resume
@@ -18,6 +19,7 @@ def launch(run: Run, *, resume: bool = False, exact: bool = False, allow: Sequen
     `exact`, `allow`: see `checkpoint_to_resume`.
     """
     run = absolute(run)
+    best_rule(run)  # what is wrong with it is found before anything starts
     folder = RunFolder(run)
     with folder.opened(resume=resume):
         start = checkpoint_to_resume(run, folder, exact=exact, allow=allow) if resume else None

@@ -17,6 +17,7 @@ from algorithms.table import resolve
 from cluster import rl_specs
 from cluster.folder import RunFolder
 from cluster.inputs import make_mixer, prompt_tables, reward_examples, sequence_limit, trained_tokenizer
+from cluster.keeping import best_rule
 from cluster.learned_rewards import LearnedRewards
 from cluster.meters import open_meter
 from cluster.outcome import Outcome
@@ -132,7 +133,8 @@ async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, re
         run.checkpoint,
         learner=roles.learner,
         folder=folder.checkpoints,
-        snapshot=lambda step: _snapshot(run, step, loop, assigner, roles),
+        snapshot=lambda step: _snapshot(run, step, loop, assigner, observer),
+        best=best_rule(run),
     )
     if resumed is not None:
         assigner.restore(resumed.state["assigner"])
@@ -151,7 +153,8 @@ async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, re
             await saver.close()
             meter.close()
             meter.timeline.write(folder.timeline)
-        await saver.save(loop.step)
+        if loop.is_between_steps:
+            await saver.save(loop.step)
         is_finished = loop.step == run.num_steps
         if is_finished:
             await roles.learner.export(folder.export)
@@ -167,13 +170,14 @@ async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, re
     )
 
 
-def _snapshot(run: RlRun, step: int, loop: Loop, assigner: CreditAssigner, roles: Roles) -> Snapshot:
+def _snapshot(run: RlRun, step: int, loop: Loop, assigner: CreditAssigner, observer: RlObserver) -> Snapshot:
     """The loop as it is now: sampling goes on while this is written."""
     waiting = loop.waiting
-    write_state = run_snapshot(run, {"step": step, **loop.state(), "assigner": assigner.state()})
+    state = {"step": step, **loop.state(), "assigner": assigner.state()}
+    write_state = run_snapshot(run, state, observer.evaluations.get(step))
 
     async def write(draft: Path) -> None:
-        await write_waiting(draft, step, waiting, roles.rollouts)
+        await write_waiting(draft, step, waiting, observer.roles.rollouts)
         await write_state(draft)
 
     return write

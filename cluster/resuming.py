@@ -40,12 +40,22 @@ SURROUNDINGS = (
     "reward_model.max_restarts",
 )
 # May change too, but what follows is not bit for bit what would have followed.
-SIZES = ("num_steps", "rollout.num_workers", "reward_pool.num_processes", "reward_model.num_replicas")
+SIZES = (
+    "num_steps",
+    "trainer.num_ranks",
+    "critic.num_ranks",
+    "reference.num_ranks",
+    "rollout.num_workers",
+    "reward_pool.num_processes",
+    "reward_model.num_replicas",
+)
+# No --allow helps: the shards would fit nothing.
+SHAPES = ("stage", "model.new", "model.lora", "trainer.zero_stage", "critic.zero_stage")
 
 
-def run_snapshot(run: BaseRun, state: Mapping[str, Any]) -> Snapshot:
-    """Writes the state, and the recipe without its secrets."""
-    write_state = state_snapshot(state)
+def run_snapshot(run: BaseRun, state: Mapping[str, Any], held_out: Mapping[str, float] | None = None) -> Snapshot:
+    """Writes the state with what was measured at its step, and the recipe without its secrets."""
+    write_state = state_snapshot({**state, checkpoint.HELD_OUT: held_out or {}})
     recipe = json.dumps(_recipe(run), indent=1) + "\n"
 
     async def write(draft: Path) -> None:
@@ -94,6 +104,11 @@ def _check_recipe(folder: Path, run: BaseRun, *, free: Sequence[str], allow: Seq
             near = difflib.get_close_matches(key, known, n=1)
             raise ValueError(f"--allow {key}: not a key of the recipe" + (f"; did you mean {near[0]}?" if near else ""))
     differences = _differences(folder, run, free=(*free, *allow))
+    for key, (old, new) in _differences(folder, run, free=free).items():
+        if any(_covers(shape, key) for shape in SHAPES):
+            raise ValueError(
+                f"{folder}: {key}={old!r} when it was written, now {new!r}: its shards do not fit; set it back"
+            )
     if differences:
         listed = ", ".join(f"{key} ({old!r}, now {new!r})" for key, (old, new) in differences.items())
         raise ValueError(

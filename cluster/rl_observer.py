@@ -43,7 +43,8 @@ class RlObserver(Observer):
         self._num_steps = run.num_steps
         self._evaluate_every = run.evaluation.every_steps
         self._store_every = run.logging.trajectories_every_steps
-        self._roles, self._meter, self._folder = roles, meter, folder
+        self.roles = roles
+        self._meter, self._folder = meter, folder
         self._held_out, self._saver = held_out, saver
         self._writing: list[asyncio.Task[None]] = []
         self._one_at_a_time = asyncio.Lock()
@@ -80,7 +81,7 @@ class RlObserver(Observer):
             return
         with self._meter.phase("evaluate"):
             answers = await answer(
-                self._roles.rollouts, self._roles.rewards, self._held_out.prompts, self._held_out.sampling
+                self.roles.rollouts, self.roles.rewards, self._held_out.prompts, self._held_out.sampling
             )
         self.evaluations[step] = held_out_metrics(answers)
 
@@ -94,7 +95,7 @@ class RlObserver(Observer):
         """Write one step's samples; a slow disk holds back the samples, not the training."""
         path = self._folder.trajectories / f"step_{step:06d}.parquet"
         try:
-            blocks = await blocks_of(credit.groups, self._roles.rollouts)
+            blocks = await blocks_of(credit.groups, self.roles.rollouts)
             async with self._one_at_a_time:
                 await asyncio.to_thread(write_trajectories, path, step, credit.groups, credit.advantages, blocks)
         finally:

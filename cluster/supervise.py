@@ -9,6 +9,7 @@ import ray
 
 from actors.trainer import TrainerGroup
 from cluster.folder import RunFolder
+from cluster.keeping import best_rule
 from cluster.meters import open_meter
 from cluster.outcome import Outcome
 from cluster.restarts import Resumed, train_with_restarts
@@ -74,15 +75,20 @@ class SupervisedObserver:
     ) -> None:
         self._run, self._learner, self._meter, self._saver = run, learner, meter, saver
         self._held_out = held_out
-        self.last: Mapping[str, float] = {}
+        self.evaluations: dict[int, Mapping[str, float]] = {}
+
+    @property
+    def last(self) -> Mapping[str, float]:
+        """What was measured last; empty before."""
+        return next(reversed(self.evaluations.values()), {})
 
     async def after_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Step `step` is done (1 is the first)."""
         every = self._run.eval_every_steps
         if self._held_out is not None and (step == self._run.num_steps or (every and step % every == 0)):
             with self._meter.phase("evaluate"):
-                self.last = await self._learner.evaluate(self._held_out)
-            metrics = {**metrics, **self.last}
+                self.evaluations[step] = await self._learner.evaluate(self._held_out)
+            metrics = {**metrics, **self.evaluations[step]}
         with self._meter.phase("save"):
             await self._saver.after_step(step)
         self._meter.log(step, {**metrics, **self._meter.end_step()})
@@ -99,7 +105,8 @@ async def _train(
         run.checkpoint,
         learner=learner,
         folder=folder.checkpoints,
-        snapshot=lambda step: run_snapshot(run, {"step": step}),
+        snapshot=lambda step: run_snapshot(run, {"step": step}, observer.evaluations.get(step)),
+        best=best_rule(run),
     )
     observer = SupervisedObserver(run, learner=learner, meter=meter, saver=saver, held_out=inputs.held_out)
     with stop_on_signal(loop.stop):

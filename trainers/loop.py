@@ -88,6 +88,7 @@ class Loop:
         self._equal_steps = 0  # in a row, up to the last step
         self._last_generated = 0.0
         self._is_stopping = False
+        self.is_between_steps = True  # else the learner may have moved on from the weights of `step`
 
     @property
     def step(self) -> int:
@@ -184,6 +185,7 @@ class Loop:
             groups = await self._take()
             self._check_scores(groups)
             credit = self._assigner.credit(groups, self.step)
+            self.is_between_steps = False
             learned = await self._learn(credit)
             self._assigner.observe(credit, learned)
             await self._refresh_reference(self.step + 1)
@@ -197,6 +199,7 @@ class Loop:
             self._dropped = 0
             await observer.after_step(self.step + 1)
             self._buffer.advance()
+            self.is_between_steps = True
             observer.record(self.step, credit, {**metrics, **self._meter.end_step()})
 
     async def _learn(self, credit: Credit) -> Mapping[str, float]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from configs.schema import CheckpointConfig
 from trainers import checkpoint
+from trainers.best import BestRule, ranked, write_note
 from trainers.checkpoint import Written
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class _Save(NamedTuple):
 
 
 class Saver:
-    """Saves every few steps and at the end, and keeps the newest few checkpoints.
+    """Saves every few steps and at the end, and keeps the newest few checkpoints and the best few.
 
     While a save goes on the training waits only until the models are written. They are hashed, flushed to the disk
     and made a checkpoint while the next step runs, one save at a time.
@@ -80,8 +81,10 @@ class Saver:
         learner: Savable,
         folder: Path,
         snapshot: Callable[[int], Snapshot],
+        best: BestRule | None = None,
     ) -> None:
         """`snapshot`: of the moment that it is called at, with so many steps done."""
+        self._best = best
         self._config = config
         self._learner = learner
         self._folder = folder
@@ -148,12 +151,18 @@ class Saver:
         await self._records[step].wait()
         try:
             await complete(draft, checkpoint.folder_of(self._folder, step), written, snapshot)
-            await asyncio.to_thread(checkpoint.prune, self._folder, self._config.keep_last)
+            await asyncio.to_thread(self._prune)
         except OSError as error:
             self._fail(step, error)
         else:
             self._saved_step = step
             self._failures.clear()
+
+    def _prune(self) -> None:
+        best = [] if self._best is None else ranked(checkpoint.all_checkpoints(self._folder), self._best)
+        if self._best is not None and best:
+            write_note(self._folder, self._best, best)
+        checkpoint.prune(self._folder, self._config.keep_last, [one.folder for one in best])
 
     def _fail(self, step: int, error: OSError) -> None:
         self._failures.append(error)

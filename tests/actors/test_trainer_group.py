@@ -133,9 +133,7 @@ def test_a_resumed_learner_goes_on_bit_for_bit(tmp_path: Path, stage: int, dtype
     for name in ("policy/loss", "optimizer/grad_norm", "optimizer/learning_rate"):
         assert [values[name] for values in again] == [values[name] for values in metrics]
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    # The checkpoint proves its files before a pickle is opened, and belongs to as many ranks as wrote it.
-    with pytest.raises(CheckpointError, match=r"written by 2 ranks, and trainer.num_ranks=1; set trainer.num_ranks=2"):
-        asyncio.run(TrainerGroup(make_spec(tmp_path), [None], []).load(folder))
+    # The checkpoint proves its files before a pickle is opened.
     shard = next(path for path in folder.rglob("*optim_states.pt"))
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match=shard.name):

@@ -93,6 +93,7 @@ def test_an_allowed_key_that_does_not_exist_is_refused_and_one_that_does_not_dif
         ({"rollout__progress_timeout_seconds": 1.0}, True),
         ({"num_steps": 9}, False),
         ({"rollout__num_workers": 3}, False),
+        ({"trainer__num_ranks": 1}, False),
     ],
 )
 def test_surroundings_may_always_change_and_sizes_where_no_bit_must_stay(
@@ -106,6 +107,13 @@ def test_surroundings_may_always_change_and_sizes_where_no_bit_must_stay(
     else:
         with pytest.raises(ValueError, match=next(iter(changes)).replace("__", ".")):
             resume(other, exact=True)
+
+
+def test_a_shape_that_no_shard_would_fit_is_refused_though_allowed(run: BaseRun) -> None:
+    save(run, 1)
+    other = changed(run, trainer__zero_stage=3)
+    with pytest.raises(ValueError, match=r"trainer\.zero_stage=1 when it was written, now 3: its shards do not fit"):
+        resume(other, allow=("trainer",))
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated"])

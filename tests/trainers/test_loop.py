@@ -261,6 +261,28 @@ def test_a_failing_rollout_ends_the_run_with_its_own_error() -> None:
         run_loop(steps=1, sampler=Broken([]))
 
 
+def test_a_learner_that_was_left_between_two_versions_is_known() -> None:
+    """Its weights are no longer those of the step: a checkpoint of them would train the step twice."""
+
+    class LosesWorkers(Sampler):
+        async def load(self, weights: Weights) -> None:
+            if weights.version == lost_at:
+                raise RuntimeError("no worker is left")
+            await super().load(weights)
+
+    found = {}
+    for lost_at in (0, 2):
+        shape = BatchShape(mini_batches=1, epochs=1, num_ranks=1, tokens_per_micro_batch=64, max_response_tokens=4)
+        roles = Roles(prompts=Numbers(), rollouts=LosesWorkers([]), rewards=SampleIndex(), learner=Recorder([]))
+        schedule = Schedule(first_step=0, num_steps=3, prompts_per_step=2, max_staleness=0, sampling=SAMPLING)
+        assigner = CreditAssigner(resolve(AlgorithmConfig(name="dr_grpo")), shape)
+        loop = Loop(schedule=schedule, roles=roles, assigner=assigner, meter=Meter())
+        with pytest.raises(RuntimeError, match="no worker is left"):
+            asyncio.run(loop.run(Keeper()))
+        found[lost_at] = loop.step, loop.is_between_steps
+    assert found == {0: (0, True), 2: (1, False)}
+
+
 def test_stop_ends_after_the_step_that_runs() -> None:
     class StopsAfterFirst(Keeper):
         async def after_step(self, step: int) -> None:
