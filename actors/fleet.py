@@ -75,7 +75,7 @@ class RolloutFleet:
 
     async def block(self, handle: BlockHandle) -> TokenBlock:
         """The tokens behind a handle."""
-        return await handle
+        return handle if isinstance(handle, TokenBlock) else await handle
 
     def metrics(self) -> Mapping[str, float]:
         """What the workers did since the last call."""

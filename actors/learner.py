@@ -19,9 +19,9 @@ from actors.ranks import RankGroup, TrainerGroupError, shared
 from actors.trainer import TrainerGroup
 from experience.records import Batch, Weights
 from trainers import checkpoint
+from trainers.checkpoint import Written
 from trainers.learner import LearnerSpec
 from trainers.policy import PolicyObjective
-from trainers.saving import drafted
 
 logger = logging.getLogger(__name__)
 
@@ -107,19 +107,21 @@ class SpreadLearner:
         (published,) = await self._together(policy.publish_parameters())
         await self._together(reference.take(published))
 
-    async def save(self, folder: Path, state: Mapping[str, Any]) -> None:
+    async def save(self, draft: Path) -> Written:
         """See `TrainerGroup.save`. One group after the other, so that each knows what room the last has left."""
-        identity = {"world_size": len(self._groups.policy), "config_digest": self._spec.config_digest}
-        async with drafted(folder, **identity, own_ranks=self._own_ranks()) as draft:
-            for group in self._groups.all:
-                await self._together(group.save_part(draft))
-            checkpoint.write_state(draft, state)
+        for group in self._groups.all:
+            await self._together(group.save_part(draft))
+        return Written(
+            world_size=len(self._groups.policy), own_ranks=self._own_ranks(), config_digest=self._spec.config_digest
+        )
 
     async def load(self, folder: Path) -> Mapping[str, Any]:
         """See `TrainerGroup.load`."""
         manifest = await asyncio.to_thread(checkpoint.verify, folder)
-        checkpoint.check_ranks(folder, manifest, len(self._groups.policy), self._own_ranks())
-        await self._together(*(group.load_part(folder) for group in self._groups.all))
+        checkpoint.check_ranks(folder, manifest, self._own_ranks())
+        loads = [self._groups.policy.load_part(folder, manifest.world_size)]
+        loads += [group.load_part(folder, manifest.own_ranks[name]) for name, group in self._groups.others.items()]
+        await self._together(*loads)
         return checkpoint.read_state(folder)
 
     async def export(self, folder: Path) -> None:

@@ -4,6 +4,7 @@ The group lives and dies as a whole: collectives need every rank, so one that fa
 """
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,11 +19,14 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from actors.placement import Room, reserve
 from actors.rendezvous import ReservedAddress, set_rank_environment
 from experience.records import Batch, BlockHandle, Weights
+from trainers.checkpoint import scratch_beside
 from trainers.learner import LearnerSpec
 
 if TYPE_CHECKING:
     from trainers.rank import RankModels
     from trainers.zero import Bucket
+
+logger = logging.getLogger(__name__)
 
 SECONDS_FOR_OTHER_RANKS = 2.0  # after a first failure: the others' tell which rank was its cause
 
@@ -94,11 +98,21 @@ class Rank:
             return str(error)
         return None
 
-    def load(self, folder: str) -> None:
-        """Go on from this rank's part of a verified checkpoint."""
+    def load(self, folder: str, universal: str | None = None) -> None:
+        """Go on from this rank's part of a verified checkpoint; see `load_rank`."""
         from trainers.rank_state import load_rank
 
-        load_rank(self._trainer, Path(folder), self.file_prefix)
+        load_rank(self._trainer, Path(folder), self.file_prefix, None if universal is None else Path(universal))
+
+    def convert(self, folder: str, universal: str) -> str | None:
+        """See `convert_rank`. Returns why there was no room for it, if there was none."""
+        from trainers.rank_state import convert_rank
+
+        try:
+            convert_rank(self._trainer, Path(folder), Path(universal))
+        except OSError as error:
+            return str(error)
+        return None
 
     def _published(self, version: int, buckets: "Iterable[Bucket]") -> Weights | None:
         """The buckets' weights where every node can read them, from rank 0; the others take part in gathering them."""
@@ -160,9 +174,20 @@ class RankGroup:
         for problem in filter(None, problems):
             raise OSError(problem)
 
-    async def load_part(self, folder: Path) -> None:
-        """Go on from what `save_part` wrote; the checkpoint must have been verified, and be one of as many ranks."""
-        await self._call("load", [(absolute(folder),)] * len(self))
+    async def load_part(self, folder: Path, num_writers: int) -> None:
+        """Go on from what `save_part` of so many ranks wrote; the checkpoint must have been verified."""
+        if num_writers == len(self):
+            await self._call("load", [(absolute(folder),)] * len(self))
+            return
+        logger.warning(
+            "%s: written by %d ranks of the %s; converted for %d (equal but for rounding, not bit for bit)",
+            folder, num_writers, self.title, len(self),
+        )  # fmt: skip
+        with scratch_beside(folder, self.title) as universal:
+            places = (absolute(folder), absolute(universal))
+            for problem in filter(None, await self._call("convert", [places] * len(self))):
+                raise OSError(problem)
+            await self._call("load", [places] * len(self))
 
     def close(self, reason: str = "the learner was closed") -> None:
         """End all ranks. The first `reason` stays: what fails because ranks were ended is no cause."""

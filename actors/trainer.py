@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from actors.ranks import Rank, RankGroup, absolute, resolve
 from experience.records import Batch, BlockHandle, Weights
 from trainers import checkpoint
+from trainers.checkpoint import Written
 from trainers.model_files import RewardNormalization
-from trainers.saving import drafted
 
 if TYPE_CHECKING:
     from trainers.rank import RankTrainer
@@ -88,17 +88,16 @@ class TrainerGroup(RankGroup):
         """Make the policy as it is now the reference."""
         await self._call("refresh_reference", [()] * len(self))
 
-    async def save(self, folder: Path, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint with `state` in it. OSError when the disk has no room: training may go on."""
-        async with drafted(folder, world_size=len(self), config_digest=self._spec.config_digest) as draft:
-            await self.save_part(draft)
-            checkpoint.write_state(draft, state)
+    async def save(self, draft: Path) -> Written:
+        """Write the models into a checkpoint's draft. OSError when the disk has no room: training may go on."""
+        await self.save_part(draft)
+        return Written(world_size=len(self), config_digest=self._spec.config_digest)
 
     async def load(self, folder: Path) -> Mapping[str, Any]:
         """Go on from a checkpoint; returns the `state` it was saved with. CheckpointError when it is damaged."""
         manifest = await asyncio.to_thread(checkpoint.verify, folder)
-        checkpoint.check_ranks(folder, manifest, world_size=len(self), own_ranks={})
-        await self.load_part(folder)
+        checkpoint.check_ranks(folder, manifest, own_ranks={})
+        await self.load_part(folder, manifest.world_size)
         return checkpoint.read_state(folder)
 
     async def export(self, folder: Path, normalization: RewardNormalization | None = None) -> None:

@@ -79,7 +79,7 @@ def alone(recipe: str, overrides: Sequence[str]) -> None:
     assert isinstance(run, RewardModelRun | DpoRun)
     torch.set_num_threads(1)
     folder = RunFolder(run)
-    with folder.opened(run, resume=False):
+    with folder.opened(resume=False):
         inputs = read_inputs(run, folder)
         assert inputs.held_out is not None
         model, reference = _models(run)

@@ -52,14 +52,22 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="a YAML file; configs/ has examples")],
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the newest checkpoint")] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="with --resume: refuse what would not go on bit for bit")
+    ] = False,
+    allow: Annotated[
+        list[str] | None, typer.Option("--allow", help="with --resume: a key that may differ from the checkpoint's")
+    ] = None,
 ) -> None:
     """Run one stage: pre-training, fine-tuning, a reward model, DPO or reinforcement learning."""
     from configs.load import load_run
 
+    if (exact or allow) and not resume:
+        raise ValueError("--exact and --allow say how to go on; they have no effect without --resume")
     run = load_run(recipe, overrides or [])
     from cluster.launch import launch  # takes seconds: not before the recipe is known to be sound
 
-    outcome = launch(run, resume=resume)
+    outcome = launch(run, resume=resume, exact=exact, allow=allow or ())
     if not outcome.is_finished:
         again = shlex.join(["wutong", "train", str(recipe), *(overrides or ()), "--resume"])
         errors.print(f"stopped after step {outcome.step}; go on with: {again}", markup=False, soft_wrap=True)

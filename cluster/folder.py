@@ -33,15 +33,14 @@ class RunFolder:
         return str(self.path)
 
     @contextlib.contextmanager
-    def opened(self, run: Run, *, resume: bool) -> Iterator[None]:
-        """The folder is made and locked inside, and holds the resolved config.
+    def opened(self, *, resume: bool) -> Iterator[None]:
+        """The folder is made and locked inside.
 
         Raises ValueError when another run owns it, or when it holds an earlier run and `resume` is not set.
         """
         self._check_is_fresh(resume)
         self._make()
         with _locked(self.path / "lock"):
-            self.config.write_text(dump_run(run))
             yield
 
     def _check_is_fresh(self, resume: bool) -> None:
@@ -60,6 +59,10 @@ class RunFolder:
             raise ValueError(f"output_dir: can't make {self.path} ({error.strerror})") from None
         if not os.access(self.path, os.W_OK):
             raise ValueError(f"output_dir: {self.path} is not writable")
+
+    def write_config(self, run: Run) -> None:
+        """Note the resolved recipe."""
+        self.config.write_text(dump_run(run))
 
     def check_space(self, needed_bytes: int) -> None:
         """Raises ValueError when the disk can't hold one more checkpoint of this size."""

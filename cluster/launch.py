@@ -1,24 +1,30 @@
 """Running one stage from its recipe: the folder, the lock, the resume, and which stage it is."""
 
 import asyncio
-from pathlib import Path
+from collections.abc import Sequence
 
 from cluster import imitation, preferences, reinforce, supervise
 from cluster.folder import RunFolder
 from cluster.inputs import absolute
+from cluster.keeping import best_rule
 from cluster.outcome import Outcome
 from cluster.plan_start import plan_at_start
+from cluster.resuming import checkpoint_to_resume
 from configs.schema import DpoRun, RewardModelRun, RlRun, Run
-from trainers import checkpoint
 
 
-def launch(run: Run, *, resume: bool = False) -> Outcome:
-    """Run a stage to its end, or until it is told to stop. ValueError, in one line, for what is wrong in the recipe."""
+def launch(run: Run, *, resume: bool = False, exact: bool = False, allow: Sequence[str] = ()) -> Outcome:
+    """Run a stage to its end, or until it is told to stop. ValueError, in one line, for what is wrong in the recipe.
+
+    `exact`, `allow`: see `checkpoint_to_resume`.
+    """
     run = absolute(run)
+    best_rule(run)  # what is wrong with it is found before anything starts
     folder = RunFolder(run)
-    with folder.opened(run, resume=resume):
+    with folder.opened(resume=resume):
+        start = checkpoint_to_resume(run, folder, exact=exact, allow=allow) if resume else None
+        folder.write_config(run)
         plan_at_start(run, folder.plan)
-        start = _newest_checkpoint(folder) if resume else None
         if isinstance(run, RlRun):
             return asyncio.run(reinforce.train(run, reinforce.read_inputs(run, folder), folder, start))
         if isinstance(run, RewardModelRun | DpoRun):
@@ -26,10 +32,3 @@ def launch(run: Run, *, resume: bool = False) -> Outcome:
         else:
             inputs = imitation.read_inputs(run, folder)
         return asyncio.run(supervise.train(run, inputs, folder, start))
-
-
-def _newest_checkpoint(folder: RunFolder) -> Path:
-    newest = checkpoint.latest_valid(folder.checkpoints)
-    if newest is None:
-        raise ValueError(f"{folder.checkpoints}: no checkpoint to resume from; run without --resume")
-    return newest

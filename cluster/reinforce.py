@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ray
 
@@ -17,14 +17,17 @@ from algorithms.table import resolve
 from cluster import rl_specs
 from cluster.folder import RunFolder
 from cluster.inputs import make_mixer, prompt_tables, reward_examples, sequence_limit, trained_tokenizer
+from cluster.keeping import best_rule
 from cluster.learned_rewards import LearnedRewards
 from cluster.meters import open_meter
 from cluster.outcome import Outcome
-from cluster.restarts import train_with_restarts
+from cluster.restarts import Resumed, train_with_restarts
+from cluster.resuming import is_same_recipe, run_snapshot
 from cluster.rl_observer import HeldOut, RlObserver
 from cluster.session import ray_session
 from cluster.signals import stop_on_signal
 from cluster.steering import Steering, steered
+from cluster.waiting import read_waiting, write_waiting
 from configs.schema import RlRun
 from experience.prompts import PromptStream, eval_prompts
 from experience.records import Prompt
@@ -37,7 +40,7 @@ from trainers.mixing import Mixer
 from trainers.model_files import check_model
 from trainers.policy import PolicyObjective
 from trainers.roles import Learner
-from trainers.saving import Saver
+from trainers.saving import Saver, Snapshot
 
 if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerBase
@@ -108,9 +111,9 @@ async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path
         steering = await stack.enter_async_context(steered(run, folder, fleet, run.rollout.autoscale))
         learner, *_ = await asyncio.gather(start_learner(spec), fleet.start(), learned.start(use_gpu=use_gpu))
 
-        def attempt(learner: Learner, state: Mapping[str, Any]) -> Awaitable[Outcome]:
+        def attempt(learner: Learner, resumed: Resumed | None) -> Awaitable[Outcome]:
             roles = Roles(prompts=inputs.prompts, rollouts=fleet, rewards=pool, learner=learner)
-            return _train(run, inputs, folder, roles, state, steering)
+            return _train(run, inputs, folder, roles, resumed, steering)
 
         outcome = await train_with_restarts(
             learner,
@@ -124,34 +127,40 @@ async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path
 
 
 async def _train(
-    run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, state: Mapping[str, Any], steering: Steering
+    run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, resumed: Resumed | None, steering: Steering
 ) -> Outcome:
-    meter = open_meter(run, folder, state.get("step", 0), steering)
+    steps_done = 0 if resumed is None else resumed.step
+    meter = open_meter(run, folder, steps_done, steering)
     assigner = CreditAssigner(inputs.algorithm, rl_specs.batch_shape(run), inputs.mixer)
-    schedule = rl_specs.schedule(run, inputs.algorithm, state)
+    schedule = rl_specs.schedule(run, inputs.algorithm, steps_done)
     loop = Loop(schedule=schedule, roles=roles, assigner=assigner, meter=meter)
     saver = Saver(
         run.checkpoint,
         learner=roles.learner,
         folder=folder.checkpoints,
-        num_steps=run.num_steps,
-        state=lambda: {**loop.state(), "assigner": assigner.state()},
+        snapshot=lambda step: _snapshot(run, step, loop, assigner, observer),
+        best=best_rule(run),
     )
-    if state:
-        assigner.restore(state["assigner"])
+    if resumed is not None:
+        assigner.restore(resumed.state["assigner"])
+        # Under another recipe they would have been sampled or scored in another way.
+        is_usable = is_same_recipe(resumed.folder, run)
+        loop.restore(resumed.state, read_waiting(resumed.folder, roles.prompts) if is_usable else ())
     held_out = HeldOut(prompts=inputs.held_out, sampling=rl_specs.held_out_sampling(run))
     observer = RlObserver(run, roles=roles, meter=meter, folder=folder, held_out=held_out, saver=saver)
     steering.follow(loop.standing)
     with stop_on_signal(loop.stop):
         try:
-            await loop.run(observer, unfinished=state.get("begun", ()))
+            await loop.run(observer)
         except (FleetFailed, RewardOutage) as failure:
             logger.error("stopped after step %d: %s", loop.step, failure)
         finally:
             await observer.close()
+            await saver.close()
             meter.close()
             meter.timeline.write(folder.timeline)
-        await saver.save(loop.step)
+        if loop.is_between_steps:
+            await saver.save(loop.step)
         is_finished = loop.step == run.num_steps
         if is_finished:
             await roles.learner.export(folder.export)
@@ -165,3 +174,16 @@ async def _train(
         first=evaluations[0],
         last=evaluations[-1],
     )
+
+
+def _snapshot(run: RlRun, step: int, loop: Loop, assigner: CreditAssigner, observer: RlObserver) -> Snapshot:
+    """The loop as it is now: sampling goes on while this is written."""
+    waiting = loop.waiting
+    state = {"step": step, **loop.state(), "assigner": assigner.state()}
+    write_state = run_snapshot(run, state, observer.evaluations.get(step))
+
+    async def write(draft: Path) -> None:
+        await write_waiting(draft, step, waiting, observer.roles.rollouts)
+        await write_state(draft)
+
+    return write

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -10,6 +11,19 @@ from cluster.outcome import Outcome
 from trainers import checkpoint
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """The checkpoint that a learner has loaded, proven by then, and the state in it."""
+
+    folder: Path
+    state: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Training steps done by then."""
+        return self.state["step"]
 
 
 class Restartable(Protocol):
@@ -29,22 +43,24 @@ LearnerT = TypeVar("LearnerT", bound=Restartable)
 
 async def train_with_restarts(
     learner: LearnerT,
-    attempt: Callable[[LearnerT, Mapping[str, Any]], Awaitable[Outcome]],
+    attempt: Callable[[LearnerT, Resumed | None], Awaitable[Outcome]],
     *,
     start: Callable[[], Awaitable[LearnerT]],
     checkpoints: Path,
     resume_from: Path | None,
     max_restarts: int,
 ) -> Outcome:
-    """What `attempt` gives, called with a learner and the state of the checkpoint that was loaded into it.
+    """What `attempt` gives, called with a learner and the checkpoint that was loaded into it, if there was one.
 
     When ranks are lost, whatever came after the newest checkpoint is done again: no update is lost or counted twice.
     RanksLost after `max_restarts`; other failures at once, since they would come again.
     """
     for restarts_left in reversed(range(max_restarts + 1)):
         try:
-            state = await learner.load(resume_from) if resume_from else {}
-            return await attempt(learner, state)
+            resumed = None
+            if resume_from is not None:
+                resumed = Resumed(folder=resume_from, state=await learner.load(resume_from))
+            return await attempt(learner, resumed)
         except RanksLost as loss:
             if not restarts_left:
                 raise

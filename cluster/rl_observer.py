@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.folder import RunFolder
+from cluster.waiting import blocks_of
 from configs.schema import RlRun
-from experience.records import BlockHandle, Prompt, Sampling
+from experience.records import Prompt, Sampling
 from experience.store import write_trajectories
 from metrics.meter import Meter
 from trainers.credit import Credit
@@ -42,7 +43,8 @@ class RlObserver(Observer):
         self._num_steps = run.num_steps
         self._evaluate_every = run.evaluation.every_steps
         self._store_every = run.logging.trajectories_every_steps
-        self._roles, self._meter, self._folder = roles, meter, folder
+        self.roles = roles
+        self._meter, self._folder = meter, folder
         self._held_out, self._saver = held_out, saver
         self._writing: list[asyncio.Task[None]] = []
         self._one_at_a_time = asyncio.Lock()
@@ -67,6 +69,8 @@ class RlObserver(Observer):
         if _is_due(step, self._store_every):
             self._check_written()
             self._writing.append(asyncio.create_task(self._store(step, credit)))
+        else:
+            self._saver.recorded(step)
 
     async def close(self) -> None:
         """Wait for the last samples to be written."""
@@ -77,7 +81,7 @@ class RlObserver(Observer):
             return
         with self._meter.phase("evaluate"):
             answers = await answer(
-                self._roles.rollouts, self._roles.rewards, self._held_out.prompts, self._held_out.sampling
+                self.roles.rollouts, self.roles.rewards, self._held_out.prompts, self._held_out.sampling
             )
         self.evaluations[step] = held_out_metrics(answers)
 
@@ -89,16 +93,13 @@ class RlObserver(Observer):
 
     async def _store(self, step: int, credit: Credit) -> None:
         """Write one step's samples; a slow disk holds back the samples, not the training."""
-        handles = [sample.trajectory.block for group in credit.groups for sample in group.samples]
-        found = {id(handle): await self._roles.rollouts.block(handle) for handle in _distinct(handles)}
-        blocks = [found[id(handle)] for handle in handles]
         path = self._folder.trajectories / f"step_{step:06d}.parquet"
-        async with self._one_at_a_time:
-            await asyncio.to_thread(write_trajectories, path, step, credit.groups, credit.advantages, blocks)
-
-
-def _distinct(handles: Sequence[BlockHandle]) -> Sequence[BlockHandle]:
-    return list({id(handle): handle for handle in handles}.values())
+        try:
+            blocks = await blocks_of(credit.groups, self.roles.rollouts)
+            async with self._one_at_a_time:
+                await asyncio.to_thread(write_trajectories, path, step, credit.groups, credit.advantages, blocks)
+        finally:
+            self._saver.recorded(step)  # also when that failed: the next save must not wait for it for ever
 
 
 def _is_due(step: int, every: int) -> bool:

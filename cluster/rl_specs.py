@@ -1,8 +1,5 @@
 """What each part of a reinforcement learning run is told, from the recipe."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from actors.messages import RolloutSpec
 from algorithms.algorithm import Algorithm
 from configs.digest import config_digest
@@ -69,13 +66,12 @@ def rollout_spec(
     )
 
 
-def schedule(run: RlRun, algorithm: Algorithm, state: Mapping[str, Any]) -> Schedule:
-    """The loop's steps. `state`: what a checkpoint holds; empty for a new run."""
+def schedule(run: RlRun, algorithm: Algorithm, first_step: int) -> Schedule:
+    """The loop's steps, after the `first_step` that an earlier run has done."""
     prompts_per_step = run.rollout.prompts_per_step
     return Schedule(
-        first_step=state.get("step", 0),
+        first_step=first_step,
         num_steps=run.num_steps,
-        first_prompt=state.get("cursor", 0),
         prompts_per_step=prompts_per_step,
         max_dropped_groups=int((algorithm.dynamic_sampling_limit - 1) * prompts_per_step),
         max_staleness=run.rollout.max_staleness,

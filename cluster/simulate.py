@@ -140,7 +140,7 @@ async def _simulate(run: RlRun, timing: Timing) -> tuple["_Watch", int]:
     )
     watch = _Watch(rollouts, learner, slots=timing.slots)
     loop = Loop(
-        schedule=schedule(run, algorithm, {}),
+        schedule=schedule(run, algorithm, 0),
         roles=roles,
         assigner=CreditAssigner(algorithm, batch_shape(run)),
         meter=Meter(clock=clock),

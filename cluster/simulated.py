@@ -6,13 +6,14 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from experience.records import Batch, BlockHandle, Prompt, Sampling, TokenBlock, Trajectory, Weights
 from rewards.contract import RewardInput, Score
+from trainers.checkpoint import Written
 
 _NO_TOKENS = np.zeros(1, np.int32)
 _WRONG, _RIGHT = Score(value=0.0, parts={"simulated": 0.0}), Score(value=1.0, parts={"simulated": 1.0})
@@ -275,7 +276,7 @@ class SimulatedLearner:
     async def refresh_reference(self) -> None:
         """See trainers.roles.Learner."""
 
-    async def save(self, folder: Path, state: Mapping[str, Any]) -> None:
+    async def save(self, draft: Path) -> Written:
         """See trainers.roles.Learner."""
         raise NotImplementedError("a simulation saves nothing")
 

@@ -9,9 +9,11 @@ import ray
 
 from actors.trainer import TrainerGroup
 from cluster.folder import RunFolder
+from cluster.keeping import best_rule
 from cluster.meters import open_meter
 from cluster.outcome import Outcome
-from cluster.restarts import train_with_restarts
+from cluster.restarts import Resumed, train_with_restarts
+from cluster.resuming import run_snapshot
 from cluster.session import ray_session
 from cluster.signals import stop_on_signal
 from cluster.steering import Steering, steered
@@ -59,7 +61,7 @@ async def train(run: SupervisedRun, inputs: Inputs, folder: RunFolder, resume_fr
         async with steered(run, folder) as steering:
             outcome = await train_with_restarts(
                 await TrainerGroup.start(spec),
-                lambda learner, state: _train(run, inputs, folder, learner, state.get("step", 0), steering),
+                lambda learner, resumed: _train(run, inputs, folder, learner, resumed, steering),
                 start=lambda: TrainerGroup.start(spec),
                 checkpoints=folder.checkpoints,
                 resume_from=resume_from,
@@ -76,18 +78,24 @@ class SupervisedObserver:
     ) -> None:
         self._run, self._learner, self._meter, self._saver = run, learner, meter, saver
         self._held_out = held_out
-        self.last: Mapping[str, float] = {}
+        self.evaluations: dict[int, Mapping[str, float]] = {}
+
+    @property
+    def last(self) -> Mapping[str, float]:
+        """What was measured last; empty before."""
+        return next(reversed(self.evaluations.values()), {})
 
     async def after_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Step `step` is done (1 is the first)."""
         every = self._run.eval_every_steps
         if self._held_out is not None and (step == self._run.num_steps or (every and step % every == 0)):
             with self._meter.phase("evaluate"):
-                self.last = await self._learner.evaluate(self._held_out)
-            metrics = {**metrics, **self.last}
+                self.evaluations[step] = await self._learner.evaluate(self._held_out)
+            metrics = {**metrics, **self.evaluations[step]}
         with self._meter.phase("save"):
             await self._saver.after_step(step)
         self._meter.log(step, {**metrics, **self._meter.end_step()})
+        self._saver.recorded(step)
 
 
 async def _train(
@@ -95,18 +103,26 @@ async def _train(
     inputs: Inputs,
     folder: RunFolder,
     learner: TrainerGroup,
-    first_step: int,
+    resumed: Resumed | None,
     steering: Steering,
 ) -> Outcome:
+    first_step = 0 if resumed is None else resumed.step
     meter = open_meter(run, folder, first_step)
     loop = SupervisedLoop(learner=learner, make_batch=inputs.make_batch, meter=meter)
-    saver = Saver(run.checkpoint, learner=learner, folder=folder.checkpoints, num_steps=run.num_steps, state=dict)
+    saver = Saver(
+        run.checkpoint,
+        learner=learner,
+        folder=folder.checkpoints,
+        snapshot=lambda step: run_snapshot(run, {"step": step}, observer.evaluations.get(step)),
+        best=best_rule(run),
+    )
     observer = SupervisedObserver(run, learner=learner, meter=meter, saver=saver, held_out=inputs.held_out)
     steering.follow(lambda: {"step": loop.step})
     with stop_on_signal(loop.stop):
         try:
             step = await loop.run(observer, first_step=first_step, num_steps=run.num_steps)
         finally:
+            await saver.close()
             meter.close()
             meter.timeline.write(folder.timeline)
         await saver.save(step)

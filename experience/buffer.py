@@ -56,6 +56,7 @@ class Buffer:
         """`version` is trained first; nothing is begun that the step before `last_version` can't use."""
         self._prompts_per_step = prompts_per_step
         self._max_staleness = max_staleness
+        self._slacks = range(max_staleness + 1)
         self._version = version
         self._first_version = version
         self._last_version = last_version
@@ -128,16 +129,46 @@ class Buffer:
         self._version += 1
         self._notify()
 
+    @property
+    def waiting(self) -> Sequence[Group]:
+        """The groups that wait for a training step, in the order they finished."""
+        return list(self._ledger.finished.values())
+
     def state(self) -> Mapping[str, Any]:
-        """What a checkpoint keeps: prompts that were begun and not consumed, to be begun again."""
-        return {"begun": sorted(self._ledger.begun_at)}
+        """What a checkpoint keeps, as JSON.
+
+        `begun`: prompts in flight, to be begun again. `waiting`: [ordinal, version that began it] of each group of
+        `waiting`, to be kept beside this.
+        """
+        begun_at, finished = self._ledger.begun_at, self._ledger.finished
+        return {
+            "begun": sorted(begun_at.keys() - finished.keys()),
+            "waiting": [[ordinal, begun_at[ordinal]] for ordinal in finished],
+        }
+
+    def restore(self, groups: Sequence[Group], begun_at: Mapping[int, int]) -> set[int]:
+        """Take back groups that an earlier buffer held, in their order; the ordinals of those taken.
+
+        Left out is what this buffer's bounds would make too old; that happens only where they are tighter than the
+        earlier one's. Nothing may be begun yet.
+        """
+        assert not self._ledger.begun_at and not self._ledger.num_consumed
+        for group in groups:
+            ordinal = group.prompt.ordinal
+            self._ledger.begin(ordinal, begun_at[ordinal])
+            self._ledger.finish(group)
+            is_young = self._version - begun_at[ordinal] <= self._max_staleness
+            # As many steps as are left to the oldest must hold all that are due by then.
+            if not is_young or any(self._missing(slack, 0) > self._prompts_per_step for slack in self._slacks):
+                self._ledger.remove(ordinal)
+        return set(self._ledger.begun_at)
 
     def _is_complete(self) -> bool:
         """Whether no group that duty asks for is missing, nor any of the number. By counts: asked at each change."""
         if len(self._ledger.finished) < self._prompts_per_step:
             return False
         num_chosen = 0
-        for slack in range(self._max_staleness + 1):
+        for slack in self._slacks:
             missing = self._missing(slack, num_chosen)
             if missing > self._up_to(self._ledger.num_ready, slack) - num_chosen:
                 return False
@@ -147,7 +178,7 @@ class Buffer:
     def _choose(self) -> Sequence[int]:
         """Ordinals for the next step, once it is complete."""
         chosen: dict[int, None] = {}
-        for slack in range(self._max_staleness + 1):
+        for slack in self._slacks:
             if (missing := self._missing(slack, len(chosen))) > 0:
                 due = (o for o in self._ledger.finished if self._is_due(o, slack) and o not in chosen)
                 chosen |= dict.fromkeys(islice(due, missing))

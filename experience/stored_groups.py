@@ -1,6 +1,6 @@
 """A stored step as the groups that it was made of: what replaying it begins with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,27 +14,33 @@ from rewards.contract import Score, Status
 _Row = Mapping[str, Any]
 
 
-def read_groups(path: Path) -> tuple[Group, ...]:
+def read_groups(path: Path, prompt_at: Callable[[int], Prompt] | None = None) -> tuple[Group, ...]:
     """The groups of a file of `write_trajectories`, in order, all tokens in one block; DataError for other files.
 
-    Prompts come without their messages and columns, which rewards have seen already.
+    `prompt_at`: the prompt of an ordinal. Without it, prompts come as they are stored: without their messages and
+    columns, which rewards have seen already.
     """
     rows: list[_Row] = read_trajectories(path).to_pylist()
     block = _block(rows)
     numbered = groupby(enumerate(rows), key=lambda numbered: numbered[1]["ordinal"])
-    return tuple(_group(list(members), block) for _, members in numbered)
+    found = [list(members) for _, members in numbered]
+    prompts = [_prompt(first) if prompt_at is None else prompt_at(first["ordinal"]) for (_, first), *_ in found]
+    return tuple(_group(prompt, members, block) for prompt, members in zip(prompts, found, strict=True))
 
 
-def _group(members: Sequence[tuple[int, _Row]], block: TokenBlock) -> Group:
-    first = members[0][1]
-    prompt = Prompt(
-        ordinal=first["ordinal"],
-        epoch=first["epoch"],
-        row=first["row"],
-        tokens=np.array(first["prompt_tokens"], dtype=np.int32),
-        text=first["prompt"],
-        answer=first["answer"],
+def _prompt(row: _Row) -> Prompt:
+    return Prompt(
+        ordinal=row["ordinal"],
+        epoch=row["epoch"],
+        row=row["row"],
+        tokens=np.array(row["prompt_tokens"], dtype=np.int32),
+        text=row["prompt"],
+        answer=row["answer"],
     )
+
+
+def _group(prompt: Prompt, members: Sequence[tuple[int, _Row]], block: TokenBlock) -> Group:
+    first = members[0][1]
     samples = tuple(_scored(prompt, number, row, block) for number, row in members)
     greedy = None
     if first["greedy_reward"] is not None:

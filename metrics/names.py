@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 
 class Reduction(StrEnum):
@@ -225,6 +225,20 @@ _ROWS: Final[tuple[Metric, ...]] = (
 
 TABLE: Final[Mapping[str, Metric]] = {row.name: row for row in _ROWS}
 _FAMILIES = {name.partition("<")[0]: row for name, row in TABLE.items() if "<" in name}
+
+
+# Held-out metrics that a checkpoint can be judged by.
+BETTER: Final[Mapping[str, Literal["higher", "lower"]]] = {
+    "eval/accuracy": "higher",
+    "eval/pass_at_k": "higher",
+    "eval/reward_mean": "higher",
+    "eval/loss": "lower",
+    "eval/perplexity": "lower",
+    "eval/preference_accuracy": "higher",
+    "eval/preference_loss": "lower",
+    "eval/preference_brier": "lower",
+    "eval/preference_calibration_error": "lower",
+}
 
 
 def metric(name: str) -> Metric:

@@ -2,7 +2,9 @@
 
     checkpoints/step_000100/
         manifest.json       written last: every file with its size and SHA-256
-        state.json          what the driver goes on from
+        state.json          what the driver goes on from, and what was measured on held-out data at this step
+        recipe.json         the resolved recipe, without secrets
+        buffer/             groups that were sampled and scored, and wait to be trained on, where there are any
         rng/                random generators, one file a rank (critic_rank_0 ... where it has ranks of its own)
         policy/             DeepSpeed's shards; critic/ beside it, where there is one
         reference/          the reference's weights, where they do not stay those of model.path
@@ -16,8 +18,9 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,10 +28,11 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 DIGEST = "digest"  # the manifest's key for the SHA-256 of all its others
 STATE = "state.json"
+HELD_OUT = "held_out"  # the state's key for what was measured at its step, if anything was
 PREFIX = "step_"
 HASH_THREADS = 4
 
@@ -43,6 +47,15 @@ class FileEntry:
 
     size: int
     sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """By whom a checkpoint's shards were written: see Manifest."""
+
+    world_size: int
+    config_digest: str
+    own_ranks: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,16 +96,14 @@ def begin(folder: Path) -> Path:
     return draft
 
 
-def commit(
-    draft: Path, folder: Path, *, world_size: int, config_digest: str, own_ranks: Mapping[str, int] | None = None
-) -> None:
-    """Make a filled draft the checkpoint `folder`: whole, sealed and on disk. See Manifest."""
+def commit(draft: Path, folder: Path, written: Written) -> None:
+    """Make a filled draft the checkpoint `folder`: whole, sealed and on disk."""
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         step=step_of(folder),
-        world_size=world_size,
-        own_ranks=own_ranks or {},
-        config_digest=config_digest,
+        world_size=written.world_size,
+        own_ranks=written.own_ranks,
+        config_digest=written.config_digest,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         files=_entries(draft, _files(draft)),
     )
@@ -156,16 +167,30 @@ def verify(folder: Path) -> Manifest:
     return manifest
 
 
-def check_ranks(folder: Path, manifest: Manifest, world_size: int, own_ranks: Mapping[str, int]) -> None:
-    """CheckpointError unless as many ranks hold each model as when it was written: their shards fit no others."""
-    written = {"trainer": manifest.world_size, **manifest.own_ranks}
-    present = {"trainer": world_size, **own_ranks}
-    for section in [*present, *(written.keys() - present)]:
-        was, now = written.get(section, 0), present.get(section, 0)
-        if was != now:
-            ranks = "ranks" if section == "trainer" else f"ranks of the {section}'s own"
+def check_ranks(folder: Path, manifest: Manifest, own_ranks: Mapping[str, int]) -> None:
+    """CheckpointError unless the same models have ranks of their own as when it was written.
+
+    Their number may be another; but a model can't be taken off the policy's ranks, or moved there.
+    """
+    for section in {**manifest.own_ranks, **own_ranks}:
+        was, now = manifest.own_ranks.get(section, 0), own_ranks.get(section, 0)
+        if bool(was) != bool(now):
             key = f"{section}.num_ranks"
-            raise CheckpointError(f"{folder}: written by {was} {ranks}, and {key}={now}; set {key}={was}")
+            raise CheckpointError(
+                f"{folder}: written by {was} ranks of the {section}'s own, and {key}={now}; set {key}={was}"
+            )
+
+
+@contextmanager
+def scratch_beside(folder: Path, purpose: str) -> Iterator[Path]:
+    """A folder beside a checkpoint, for what is made of it for this purpose; gone afterwards."""
+    scratch = folder.with_name(f".{folder.name}.{purpose}.scratch")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(mode=0o750)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -211,11 +236,13 @@ def latest_valid(root: Path) -> Path | None:
     return None
 
 
-def prune(root: Path, keep_last: int) -> None:
-    """Remove all but the newest `keep_last` checkpoints, and what killed processes left."""
+def prune(root: Path, keep_last: int, best: Collection[Path] = ()) -> None:
+    """Remove all but the newest `keep_last` checkpoints and the `best`, and what killed processes left."""
     assert keep_last >= 1
     _remove_leftovers(root)
     for folder in all_checkpoints(root)[:-keep_last]:
+        if folder in best:
+            continue
         # A half-removed checkpoint must not stand under a complete one's name.
         doomed = folder.with_name(f".{folder.name}.removed")
         folder.rename(doomed)
@@ -238,7 +265,7 @@ def _remove_leftovers(root: Path) -> None:
         place = path.with_name(path.name.removeprefix(".").removesuffix(".replaced"))
         if not place.exists():
             path.rename(place)
-    for ending in ("partial", "replaced", "removed"):
+    for ending in ("partial", "replaced", "removed", "scratch"):
         for path in root.glob(f".{PREFIX}*.{ending}"):
             shutil.rmtree(path)
 

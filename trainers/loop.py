@@ -43,7 +43,6 @@ class Schedule:
 
     first_step: int
     num_steps: int
-    first_prompt: int = 0
     prompts_per_step: int
     max_staleness: int
     sampling: Sampling
@@ -83,11 +82,13 @@ class Loop:
             last_version=schedule.num_steps,
         )
         self._side_tasks: set[asyncio.Task[None]] = set()
-        self._cursor = schedule.first_prompt  # the first prompt that was never begun
+        self._cursor = 0  # the first prompt that was never begun
+        self._to_begin: list[int] = []  # prompts that an earlier run began and did not train on
         self._dropped = 0  # groups, since the last step
         self._equal_steps = 0  # in a row, up to the last step
         self._last_generated = 0.0
         self._is_stopping = False
+        self.is_between_steps = True  # else the learner may have moved on from the weights of `step`
 
     @property
     def step(self) -> int:
@@ -103,11 +104,31 @@ class Loop:
         self._is_stopping = True
 
     def state(self) -> Mapping[str, Any]:
-        """What a later run needs to go on from here without repeating or skipping a prompt."""
-        return {"cursor": self._cursor, **self._buffer.state()}
+        """What a later run needs, as JSON, to go on from here without repeating or skipping a prompt."""
+        buffer = self._buffer.state()
+        return {
+            "cursor": self._cursor,
+            "dropped": self._dropped,
+            "equal_steps": self._equal_steps,
+            **buffer,
+            "begun": sorted([*buffer["begun"], *self._to_begin]),
+        }
 
-    async def run(self, observer: Observer, unfinished: Sequence[int] = ()) -> None:
-        """Train to the last step. `unfinished`: prompts that an earlier run began and did not train on."""
+    @property
+    def waiting(self) -> Sequence[Group]:
+        """Groups that are sampled and scored, and not trained on; `state` names them."""
+        return self._buffer.waiting
+
+    def restore(self, state: Mapping[str, Any], waiting: Sequence[Group]) -> None:
+        """Go on from what `state` gave, before `run`. `waiting`: its waiting groups; those left out begin again."""
+        self._cursor = state["cursor"]
+        self._dropped, self._equal_steps = state["dropped"], state["equal_steps"]
+        begun_at = dict(state["waiting"])
+        taken = self._buffer.restore(waiting, begun_at)
+        self._to_begin = sorted([*state["begun"], *(begun_at.keys() - taken)])
+
+    async def run(self, observer: Observer) -> None:
+        """Train to the last step."""
         await self._publish(self.step)
         await observer.before_training(self.step)
         try:
@@ -118,17 +139,18 @@ class Loop:
                     self._side_tasks.add(task)
                     task.add_done_callback(self._side_tasks.discard)
 
-                start(self._sample(start, unfinished))
+                start(self._sample(start))
                 await self._train(observer)
                 for task in self._side_tasks:
                     task.cancel()
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
 
-    async def _sample(self, start: Callable[[Coroutine[Any, Any, None]], None], unfinished: Sequence[int]) -> None:
+    async def _sample(self, start: Callable[[Coroutine[Any, Any, None]], None]) -> None:
         """Consumes prompts; produces rollouts; waits for the buffer's room; unblocked by each new version."""
-        for ordinal in unfinished:
-            await self._buffer.admit(ordinal)
+        while self._to_begin:
+            await self._buffer.admit(self._to_begin[0])
+            ordinal = self._to_begin.pop(0)
             start(self._roll_out(*self._prompts.at(ordinal)))
         while True:
             # Drawn many at a time: tokenising them together costs a tenth of doing it one by one.
@@ -167,6 +189,7 @@ class Loop:
             groups = await self._take()
             self._check_scores(groups)
             credit = self._assigner.credit(groups, self.step)
+            self.is_between_steps = False
             learned = await self._learn(credit)
             self._assigner.observe(credit, learned)
             await self._refresh_reference(self.step + 1)
@@ -181,6 +204,7 @@ class Loop:
             self._dropped = 0
             await observer.after_step(self.step + 1)
             self._buffer.advance()
+            self.is_between_steps = True
             observer.record(self.step, credit, {**metrics, **self._meter.end_step()})
 
     async def _learn(self, credit: Credit) -> Mapping[str, float]:

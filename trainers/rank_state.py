@@ -9,7 +9,7 @@ from torch import distributed as dist
 from trainers.checkpoint import CheckpointError, require_space
 from trainers.rank import RankModels
 from trainers.rng import load_rng, save_rng
-from trainers.zero import FrozenModel
+from trainers.zero import FrozenModel, make_universal
 
 REFERENCE = "reference"
 BUCKET_BYTES = 1 << 30
@@ -30,17 +30,30 @@ def save_rank(trainer: RankModels, folder: Path, prefix: str = "") -> None:
     save_rng(_rng_file(folder, prefix))
 
 
-def load_rank(trainer: RankModels, folder: Path, prefix: str = "") -> None:
-    """Go on from this rank's part of a checkpoint; its manifest must have been verified."""
+def load_rank(trainer: RankModels, folder: Path, prefix: str = "", universal: Path | None = None) -> None:
+    """Go on from this rank's part of a checkpoint; its manifest must have been verified.
+
+    `universal`: what `convert_rank` made of it, where another number of ranks wrote it. Ranks that it knows nothing
+    of keep the generators that they started with.
+    """
     rng = _rng_file(folder, prefix)
-    if not rng.is_file():
+    if universal is None and not rng.is_file():
         raise CheckpointError(f"{rng}: missing, so the checkpoint is not one of {dist.get_world_size()} ranks")
     for name, engine in trainer.engines.items():
-        engine.load(folder / name)
+        engine.load((universal or folder) / name, is_universal=universal is not None)
     if trainer.moving_reference is not None:
         files = sorted((folder / REFERENCE).glob("*.safetensors"))
         trainer.moving_reference.load(list(load_file(file).items()) for file in files)
-    load_rng(rng)
+    if rng.is_file():
+        load_rng(rng)
+
+
+def convert_rank(trainer: RankModels, folder: Path, universal: Path) -> None:
+    """Rewrite a verified checkpoint of another number of ranks so that these can load it; the first rank does it."""
+    if dist.get_rank() == 0:
+        require_space(universal.parent, sum(engine.checkpoint_bytes for engine in trainer.engines.values()))
+        for name in trainer.engines:
+            make_universal(folder / name, universal / name)
 
 
 def _save_reference(reference: FrozenModel, folder: Path) -> None:

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from experience.records import Batch, BlockHandle, Prompt, Sampling, TokenBlock, Trajectory, Weights
 from rewards.contract import RewardInput, Score
+from trainers.checkpoint import Written
 
 
 class Prompts(Protocol):
@@ -59,8 +60,8 @@ class Learner(Protocol):
         """Make the policy as it is now the reference."""
         ...
 
-    async def save(self, folder: Path, state: Mapping[str, Any]) -> None:
-        """Write everything that a later run needs to go on from here, with `state` beside it."""
+    async def save(self, draft: Path) -> Written:
+        """Write all models as they are now into a checkpoint's draft. OSError when the disk has no room for them."""
         ...
 
     async def export(self, folder: Path) -> None:

@@ -2,45 +2,77 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from configs.schema import CheckpointConfig
 from trainers import checkpoint
+from trainers.best import BestRule, ranked, write_note
+from trainers.checkpoint import Written
 
 logger = logging.getLogger(__name__)
 
-MAX_FAILED_SAVES = 3  # in a row; a full disk may be emptied meanwhile
+# Writes into a draft what the driver knows, as it was when this was made.
+Snapshot = Callable[[Path], Awaitable[None]]
 
 
-@asynccontextmanager
-async def drafted(
-    folder: Path, *, world_size: int, config_digest: str, own_ranks: Mapping[str, int] | None = None
-) -> AsyncIterator[Path]:
-    """A folder to write a checkpoint into: it becomes `folder` when the block ends well, and is dropped else."""
-    draft = checkpoint.begin(folder)
+class Savable(Protocol):
+    """Anything that writes models into a checkpoint's draft."""
+
+    def save(self, draft: Path) -> Awaitable[Written]:
+        """See `Learner.save`."""
+        ...
+
+
+def state_snapshot(state: Mapping[str, Any]) -> Snapshot:
+    """Writes the state that `checkpoint.read_state` reads."""
+
+    async def write(draft: Path) -> None:
+        await asyncio.to_thread(checkpoint.write_state, draft, state)
+
+    return write
+
+
+async def save_checkpoint(learner: Savable, folder: Path, snapshot: Snapshot) -> None:
+    """Write a whole checkpoint. OSError when the disk has no room; what was written of it is dropped then."""
+    draft, written = await write_models(learner, folder)
+    await complete(draft, folder, written, snapshot)
+
+
+async def write_models(learner: Savable, folder: Path) -> tuple[Path, Written]:
+    """A draft of the checkpoint `folder` with the models in it: until this returns, their weights must not move."""
+    draft = await asyncio.to_thread(checkpoint.begin, folder)
     try:
-        yield draft
-        await asyncio.to_thread(
-            checkpoint.commit, draft, folder, world_size=world_size, config_digest=config_digest, own_ranks=own_ranks
-        )
+        return draft, await learner.save(draft)
     except BaseException:
         checkpoint.discard(draft)
         raise
 
 
-class Savable(Protocol):
-    """Anything that writes a whole checkpoint."""
+async def complete(draft: Path, folder: Path, written: Written, snapshot: Snapshot) -> None:
+    """Make the draft the checkpoint `folder`; dropped when that fails."""
+    try:
+        await snapshot(draft)
+        await asyncio.to_thread(checkpoint.commit, draft, folder, written)
+    except Exception:  # not when cancelled: a thread may be at work in it
+        checkpoint.discard(draft)
+        raise
 
-    def save(self, folder: Path, state: Mapping[str, Any]) -> Awaitable[None]:
-        """See `Learner.save`."""
-        ...
+
+class _Save(NamedTuple):
+    step: int
+    draft: Path
+    completing: asyncio.Task[None]
 
 
 class Saver:
-    """Saves every few steps and at the end, and keeps the newest few checkpoints."""
+    """Saves every few steps and at the end, and keeps the newest few checkpoints and the best few.
+
+    While a save goes on the training waits only until the models are written. They are hashed, flushed to the disk
+    and made a checkpoint while the next step runs, one save at a time.
+    """
 
     def __init__(
         self,
@@ -48,34 +80,90 @@ class Saver:
         *,
         learner: Savable,
         folder: Path,
-        num_steps: int,
-        state: Callable[[], Mapping[str, Any]],
+        snapshot: Callable[[int], Snapshot],
+        best: BestRule | None = None,
     ) -> None:
+        """`snapshot`: of the moment that it is called at, with so many steps done."""
+        self._best = best
         self._config = config
         self._learner = learner
         self._folder = folder
-        self._num_steps = num_steps
-        self._state = state
+        self._snapshot = snapshot
+        self._records: defaultdict[int, asyncio.Event] = defaultdict(asyncio.Event)
+        self._under_way: _Save | None = None
         self._saved_step: int | None = None
-        self._failed = 0
+        self._failures: list[OSError] = []  # in a row
 
     async def after_step(self, step: int) -> None:
-        """Save if it is time. A full disk ends the run only after several failures in a row."""
-        every = self._config.every_steps
-        if step != self._num_steps and (not every or step % every):
+        """Save if it is time; the checkpoint is complete some time after `recorded` is called for this step.
+
+        A full disk may be emptied meanwhile: OSError only after `max_failed_saves` in a row.
+        """
+        if not self._config.every_steps or step % self._config.every_steps:
             return
-        try:
-            await self.save(step)
-        except OSError as error:
-            self._failed += 1
-            logger.error("checkpoint of step %d was not written (%s); older ones are as they were", step, error)
-            if self._failed >= MAX_FAILED_SAVES or step == self._num_steps:
-                raise
+        await self._settle()
+        await self._begin(step)
+        if len(self._failures) >= self._config.max_failed_saves:
+            raise self._failures[-1]
+
+    def recorded(self, step: int) -> None:
+        """What the run says of the step is on disk. A run that goes on from its checkpoint won't say it again."""
+        self._records[step].set()
 
     async def save(self, step: int) -> None:
-        """Save now, unless this step is saved already."""
-        if self._saved_step == step:
+        """Save the last step, which is recorded by now, unless that is done. OSError when it fails."""
+        self.recorded(step)
+        await self._settle()
+        if self._saved_step != step:
+            await self._begin(step)
+            await self._settle()
+        if self._saved_step != step:
+            raise self._failures[-1]
+
+    async def close(self) -> None:
+        """Let the save under way end; it is dropped if its step was never recorded."""
+        if self._under_way is None:
             return
-        await self._learner.save(checkpoint.folder_of(self._folder, step), {"step": step, **self._state()})
-        checkpoint.prune(self._folder, self._config.keep_last)
-        self._saved_step, self._failed = step, 0
+        save = self._under_way
+        if not self._records[save.step].is_set():
+            save.completing.cancel()
+        await asyncio.wait([save.completing])
+        if save.completing.cancelled():
+            checkpoint.discard(save.draft)
+
+    async def _begin(self, step: int) -> None:
+        snapshot, folder = self._snapshot(step), checkpoint.folder_of(self._folder, step)
+        try:
+            draft, written = await write_models(self._learner, folder)
+        except OSError as error:
+            self._fail(step, error)
+            return
+        completing = asyncio.create_task(self._complete(step, draft, written, snapshot))
+        self._under_way = _Save(step, draft, completing)
+
+    async def _settle(self) -> None:
+        """Wait for the save under way, if there is one. Raises what no disk is to blame for."""
+        if self._under_way is not None:
+            save, self._under_way = self._under_way, None
+            await save.completing
+
+    async def _complete(self, step: int, draft: Path, written: Written, snapshot: Snapshot) -> None:
+        await self._records[step].wait()
+        try:
+            await complete(draft, checkpoint.folder_of(self._folder, step), written, snapshot)
+            await asyncio.to_thread(self._prune)
+        except OSError as error:
+            self._fail(step, error)
+        else:
+            self._saved_step = step
+            self._failures.clear()
+
+    def _prune(self) -> None:
+        best = [] if self._best is None else ranked(checkpoint.all_checkpoints(self._folder), self._best)
+        if self._best is not None and best:
+            write_note(self._folder, self._best, best)
+        checkpoint.prune(self._folder, self._config.keep_last, [one.folder for one in best])
+
+    def _fail(self, step: int, error: OSError) -> None:
+        self._failures.append(error)
+        logger.error("checkpoint of step %d was not written (%s); older ones are as they were", step, error)

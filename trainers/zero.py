@@ -5,6 +5,8 @@ The only file that imports deepspeed. Every method is entered by all ranks toget
 
 import datetime
 import logging
+import shutil
+from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.checkpoint import ds_to_universal
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed import distributed_c10d
@@ -176,17 +179,40 @@ class ZeroEngine:
             exclude_frozen_parameters=True,
         )
 
-    def load(self, folder: Path) -> None:
-        """Take up what `save` wrote into `folder`, on as many ranks.
+    def load(self, folder: Path, *, is_universal: bool = False) -> None:
+        """Take up what `save` wrote into `folder`, on as many ranks; or what `make_universal` made of it, on any.
 
         The shards are pickles: verify the folder's manifest first (trainers/checkpoint.py).
         """
+        self._engine._config.load_universal_checkpoint = is_universal and self.stage > 0
         path, state = self._engine.load_checkpoint(
             str(folder.parent), tag=folder.name, load_module_strict=not self._has_frozen
         )
         if path is None:
             raise ValueError(f"{folder}: no weights for rank {self.rank} of {self.world_size}")
         self.steps = int(state["wutong_steps"])
+
+
+def make_universal(shards: Path, target: Path) -> None:
+    """Rewrite what the ranks of an engine saved, so that any number of ranks can load it. One process does it alone.
+
+    The shards are pickles: verify their manifest first (trainers/checkpoint.py).
+    """
+    if not any(shards.glob("*optim_states.pt")):
+        # Without ZeRO every rank holds the whole, and any number can load it as it is.
+        shutil.copytree(shards, target)
+        return
+    ds_to_universal.main(
+        Namespace(
+            input_folder=str(shards),
+            output_folder=str(target),
+            num_extract_workers=1,  # more would be forks of a process that holds a model
+            num_merge_workers=1,
+            keep_temp_folder=False,
+            strict=True,
+            inject_missing_state=True,  # asks for no more than what every checkpoint of ours has
+        )
+    )
 
 
 class FrozenModel:

@@ -117,7 +117,13 @@ class CheckpointConfig(Section):
     every_steps: int = Field(default=0, ge=0)
     """Save after every so many steps; 0: only at the end."""
     keep_last: int = Field(default=2, ge=1)
-    """How many checkpoints stay on disk."""
+    """How many of the newest checkpoints stay on disk."""
+    keep_best: int = Field(default=0, ge=0)
+    """How many stay besides, the best by best_metric of those that were evaluated at their step; see best.json."""
+    best_metric: str | None = None
+    """Held-out metric to judge by; none: accuracy where prompts are answered, preference accuracy, or the loss."""
+    max_failed_saves: int = Field(default=3, ge=1)
+    """Saves in a row that may fail, of a full disk say, before the run stops."""
 
 
 class LoggingConfig(Section):

@@ -15,6 +15,7 @@ from experience.records import Batch, Item
 from tests.actors.learner_cases import OPTIMIZER, make_batch, make_spec, policy_objective, published, running
 from trainers.assembly import build_model
 from trainers.learner import LearnerSpec
+from trainers.saving import save_checkpoint, state_snapshot
 from trainers.schedule import learning_rate
 
 PPO = {
@@ -182,7 +183,7 @@ def test_a_resumed_critic_and_a_moved_reference_go_on_bit_for_bit(tmp_path: Path
         async with running(spec) as group:
             await group.update(batches[0])
             await group.refresh_reference()
-            await group.save(tmp_path / "checkpoints" / "step_000001", {})
+            await save_checkpoint(group, tmp_path / "checkpoints" / "step_000001", state_snapshot({}))
             return [await group.update(batch) for batch in batches[1:]]
 
     async def resumed() -> list[Any]:

@@ -20,6 +20,7 @@ from trainers.adapter_names import adapter_name
 from trainers.assembly import build_model
 from trainers.learner import LearnerSpec
 from trainers.lora import adapted_layers, add_adapters
+from trainers.saving import save_checkpoint, state_snapshot
 from trainers.schedule import learning_rate
 from trainers.supervised import SupervisedObjective
 
@@ -124,7 +125,7 @@ def test_a_resumed_learner_goes_on_bit_for_bit_from_a_small_checkpoint(tmp_path:
         async with running(spec) as group:
             for batch in batches[:2]:
                 await group.update(batch)
-            await group.save(folder, {"cursor": 7})
+            await save_checkpoint(group, folder, state_snapshot({"cursor": 7}))
             return [await group.update(batch) for batch in batches[2:]], await published(group)
 
     async def resumed() -> tuple[list[Any], dict[str, Tensor]]:

@@ -22,6 +22,7 @@ from experience.records import Batch
 from tests.actors.learner_cases import make_batch, make_spec, policy_objective, published
 from trainers.checkpoint import CheckpointError
 from trainers.learner import LearnerSpec
+from trainers.saving import save_checkpoint, state_snapshot
 
 Result = TypeVar("Result")
 Learner = TrainerGroup | SpreadLearner
@@ -111,7 +112,7 @@ def test_a_resumed_learner_goes_on_bit_for_bit_on_as_many_ranks(tmp_path: Path) 
     async def whole(learner: Learner) -> Any:
         await learner.update(first)
         await learner.refresh_reference()
-        await learner.save(folder, {"cursor": 7})
+        await save_checkpoint(learner, folder, state_snapshot({"cursor": 7}))
         return [steady(dict(await learner.update(batch))) for batch in rest], await published(learner)
 
     async def resumed(learner: Learner) -> Any:

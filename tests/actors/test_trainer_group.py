@@ -1,11 +1,11 @@
 """The learner on real Ray and real DeepSpeed, against a single process without either."""
 
 import asyncio
-import contextlib
 import math
 import os
+import re
+import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.ranks import RanksLost, TrainerGroupError
 from actors.trainer import TrainerGroup
+from configs.schema import CheckpointConfig
 from experience.records import Batch
 from tests.actors.learner_cases import (
     cross_entropy_alone,
@@ -28,8 +29,11 @@ from tests.actors.learner_cases import (
     running,
     train_alone,
 )
+from tests.small_disk import needs_mount, small_disk
+from trainers import checkpoint
 from trainers.checkpoint import CheckpointError
 from trainers.learner import LearnerSpec
+from trainers.saving import Saver, save_checkpoint, state_snapshot
 from trainers.supervised import SupervisedObjective
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -116,7 +120,7 @@ def test_a_resumed_learner_goes_on_bit_for_bit(tmp_path: Path, stage: int, dtype
         async with running(spec) as group:
             for batch in batches[:2]:
                 await group.update(batch)
-            await group.save(folder, {"cursor": 7})
+            await save_checkpoint(group, folder, state_snapshot({"cursor": 7}))
             return [await group.update(batch) for batch in batches[2:]], await published(group)
 
     async def resumed() -> tuple[list[Any], dict[str, torch.Tensor]]:
@@ -129,9 +133,7 @@ def test_a_resumed_learner_goes_on_bit_for_bit(tmp_path: Path, stage: int, dtype
     for name in ("policy/loss", "optimizer/grad_norm", "optimizer/learning_rate"):
         assert [values[name] for values in again] == [values[name] for values in metrics]
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    # The checkpoint proves its files before a pickle is opened, and belongs to as many ranks as wrote it.
-    with pytest.raises(CheckpointError, match=r"written by 2 ranks, and trainer.num_ranks=1; set trainer.num_ranks=2"):
-        asyncio.run(TrainerGroup(make_spec(tmp_path), [None], []).load(folder))
+    # The checkpoint proves its files before a pickle is opened.
     shard = next(path for path in folder.rglob("*optim_states.pt"))
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match=shard.name):
@@ -179,13 +181,41 @@ def test_what_is_published_is_what_is_exported(group: TrainerGroup, tmp_path: Pa
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system small enough to fill")
-def test_a_full_disk_fails_the_save_and_not_the_training(group: TrainerGroup, tmp_path: Path) -> None:
-    with small_disk(tmp_path / "small"):
-        with pytest.raises(OSError, match="a checkpoint needs"):
-            asyncio.run(group.save(tmp_path / "small" / "step_000001", {}))
-        assert list((tmp_path / "small").iterdir()) == []
-    assert asyncio.run(group.update(make_batch(8, num_ranks=2)))["optimizer/skipped_steps"] == 0
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@needs_mount
+def test_a_full_disk_fails_the_save_and_not_the_training(
+    group: TrainerGroup, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The disk has room for one checkpoint and a half; the second is written once it was emptied."""
+    config = CheckpointConfig(every_steps=1, keep_last=2, max_failed_saves=2)
+
+    async def train(disk: Path) -> list[list[str]]:
+        saver = Saver(config, learner=group, folder=disk, snapshot=lambda step: state_snapshot({"step": step}))
+        found = []
+        for step in range(1, 4):
+            if step == 3:
+                (disk / "ballast").unlink()
+            metrics = await group.update(make_batch(step, num_ranks=2))
+            assert metrics["optimizer/skipped_steps"] == 0
+            await saver.after_step(step)
+            saver.recorded(step)
+            await saver.close()
+            found.append(sorted(names(disk) - {"ballast"}))
+            if step == 1:
+                (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - 2**20))
+        return found
+
+    with small_disk(tmp_path / "small", "64m") as disk:
+        found = asyncio.run(train(disk))
+        first, third = checkpoint.folder_of(disk, 1), checkpoint.folder_of(disk, 3)
+        assert found == [[first.name], [first.name], [first.name, third.name]]
+        assert [checkpoint.verify(folder).step for folder in (first, third)] == [1, 3]
+    assert re.search(
+        r"checkpoint of step 2 was not written .*a checkpoint needs \d+ MiB and 1 MiB are free", caplog.text
+    )
 
 
 def test_supervised_loss_is_the_mean_over_the_counted_tokens_of_all_ranks(tmp_path: Path) -> None:
@@ -269,13 +299,3 @@ def assert_gone(pids: list[int]) -> None:
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         assert time.monotonic() < deadline, f"processes {pids} outlive their group"
         time.sleep(0.1)
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)

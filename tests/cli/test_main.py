@@ -1,7 +1,9 @@
 """`wutong` tells what is wrong in one line and with the right exit code, before anything heavy starts."""
 
+import asyncio
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -13,7 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.folder import RunFolder
+from cluster.resuming import run_snapshot
+from configs.load import load_run
 from tests.actors.tiny_policies import make_policy
+from trainers import checkpoint
 
 WUTONG = Path(sys.executable).with_name("wutong")
 # Five seconds on an idle machine. Wall-clock time would measure what else runs; CPU time grows by half at most.
@@ -145,3 +151,25 @@ def test_wrong_input_of_evaluate_is_one_line_and_exit_code_2(
         result = wutong("evaluate", *(given.get(argument, argument) for argument in arguments))
     assert (result.returncode, len(result.stderr.splitlines()), result.stdout) == (2, 1, ""), result.stderr
     assert said in result.stderr
+
+
+def test_a_resume_is_refused_in_one_line_where_the_recipe_or_the_newest_checkpoint_is_another(
+    recipe: dict[str, Any], wutong: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({**recipe, "output_dir": str(tmp_path / "runs")}))
+    run = load_run(tmp_path / "run.yaml", [])
+    folder = checkpoint.folder_of(RunFolder(run).checkpoints, 1)
+    draft = checkpoint.begin(folder)
+    asyncio.run(run_snapshot(run, {"step": 1})(draft))
+    checkpoint.commit(draft, folder, checkpoint.Written(world_size=1, config_digest=""))
+    differing = wutong("train", "run.yaml", "seed=3", "--resume")
+    assert differing.returncode == 2
+    assert differing.stderr == (
+        f"{folder}: its recipe differs in seed (0, now 3); set each back, or resume with --allow KEY for each\n"
+    )
+    (folder / "state.json").write_bytes(b"{}")
+    damaged = wutong("train", "run.yaml", "--resume", "--exact")
+    assert damaged.returncode == 2
+    assert re.fullmatch(r".*step_000001/state\.json: 2 bytes, the manifest says \d+\n", damaged.stderr)
+    alone = wutong("train", "run.yaml", "--exact")
+    assert (alone.returncode, alone.stderr.count("\n")) == (2, 1) and "no effect without --resume" in alone.stderr

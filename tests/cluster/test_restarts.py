@@ -9,7 +9,7 @@ import pytest
 
 from actors.ranks import RanksLost, TrainerGroupError
 from cluster.outcome import Outcome
-from cluster.restarts import train_with_restarts
+from cluster.restarts import Resumed, train_with_restarts
 from trainers import checkpoint
 
 
@@ -32,7 +32,7 @@ def saved(root: Path, step: int) -> Path:
     folder = checkpoint.folder_of(root, step)
     draft = checkpoint.begin(folder)
     checkpoint.write_state(draft, {"step": step})
-    checkpoint.commit(draft, folder, world_size=1, config_digest="d")
+    checkpoint.commit(draft, folder, checkpoint.Written(world_size=1, config_digest="d"))
     return folder
 
 
@@ -45,8 +45,8 @@ def train(root: Path, failures: list[Exception], max_restarts: int, save_at: int
         learners.append(Learner())
         return learners[-1]
 
-    async def attempt(learner: Learner, state: Mapping[str, Any]) -> Outcome:
-        begun.append(state.get("step", 0))
+    async def attempt(learner: Learner, resumed: Resumed | None) -> Outcome:
+        begun.append(0 if resumed is None else resumed.step)
         assert all(earlier.is_closed for earlier in learners[:-1])
         if save_at is not None and len(begun) == 1:
             saved(root, save_at)

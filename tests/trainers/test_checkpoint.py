@@ -26,7 +26,7 @@ def write(root: Path, step: int, text: str = "weights") -> Path:
     (draft / "zero" / "rank_0.pt").write_text(text)
     (draft / "zero" / "rank_1.pt").write_text(text * 2)
     checkpoint.write_state(draft, {"step": step, "text": "é"})
-    checkpoint.commit(draft, folder, world_size=2, config_digest="abc")
+    checkpoint.commit(draft, folder, checkpoint.Written(world_size=2, config_digest="abc"))
     return folder
 
 
@@ -41,23 +41,21 @@ def test_a_written_checkpoint_is_verified_and_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("world_size", "own_ranks", "message"),
+    ("own_ranks", "message"),
     [
-        (1, {"critic": 3}, "written by 2 ranks, and trainer.num_ranks=1; set trainer.num_ranks=2"),
-        (2, {"critic": 1}, "written by 3 ranks of the critic's own, and critic.num_ranks=1; set critic.num_ranks=3"),
-        (2, {}, "written by 3 ranks of the critic's own, and critic.num_ranks=0; set critic.num_ranks=3"),
-        (2, {"critic": 3, "reference": 1}, "written by 0 ranks of the reference's own, and reference.num_ranks=1"),
+        ({}, "written by 3 ranks of the critic's own, and critic.num_ranks=0; set critic.num_ranks=3"),
+        ({"critic": 3, "reference": 1}, "written by 0 ranks of the reference's own, and reference.num_ranks=1"),
     ],
 )
-def test_a_checkpoint_is_of_as_many_ranks_as_wrote_it(
-    tmp_path: Path, world_size: int, own_ranks: dict[str, int], message: str
-) -> None:
+def test_a_model_with_ranks_of_its_own_stays_one(tmp_path: Path, own_ranks: dict[str, int], message: str) -> None:
     folder = checkpoint.folder_of(tmp_path, 3)
-    checkpoint.commit(checkpoint.begin(folder), folder, world_size=2, config_digest="", own_ranks={"critic": 3})
+    written = checkpoint.Written(world_size=2, config_digest="", own_ranks={"critic": 3})
+    checkpoint.commit(checkpoint.begin(folder), folder, written)
     manifest = checkpoint.verify(folder)
-    checkpoint.check_ranks(folder, manifest, world_size=2, own_ranks={"critic": 3})
+    for number in (3, 1):
+        checkpoint.check_ranks(folder, manifest, own_ranks={"critic": number})
     with pytest.raises(CheckpointError, match=message):
-        checkpoint.check_ranks(folder, manifest, world_size=world_size, own_ranks=own_ranks)
+        checkpoint.check_ranks(folder, manifest, own_ranks=own_ranks)
 
 
 @pytest.mark.parametrize("name", ["state.json", "zero/rank_0.pt", "zero/rank_1.pt"])
@@ -196,7 +194,7 @@ draft = checkpoint.begin(folder)
 for rank in range(4):
     (draft / f"rank_{rank}.pt").write_text("new")
 checkpoint.write_state(draft, {"step": 2})
-checkpoint.commit(draft, folder, world_size=1, config_digest="")
+checkpoint.commit(draft, folder, checkpoint.Written(world_size=1, config_digest=""))
 checkpoint.prune(root, 1)
 """
 

@@ -14,6 +14,7 @@ from configs.schema import AlgorithmConfig
 from experience.records import Batch, BlockHandle, Prompt, Sampling, TokenBlock, Trajectory, Weights
 from metrics.meter import Meter
 from rewards.contract import RewardError, RewardInput, Score
+from trainers.checkpoint import Written
 from trainers.credit import BatchShape, Credit, CreditAssigner
 from trainers.loop import Loop, Observer, Roles, Schedule
 
@@ -80,7 +81,7 @@ class Recorder:
     async def refresh_reference(self) -> None:
         self.events.append("refresh")
 
-    async def save(self, folder: Path, state: Mapping[str, Any]) -> None:
+    async def save(self, draft: Path) -> Written:
         raise NotImplementedError
 
     async def export(self, folder: Path) -> None:
@@ -131,7 +132,6 @@ def run_loop(
     schedule = Schedule(
         first_step=options.pop("first_step", 0),
         num_steps=steps,
-        first_prompt=options.pop("first_prompt", 0),
         prompts_per_step=2,
         max_staleness=staleness,
         sampling=SAMPLING,
@@ -141,7 +141,9 @@ def run_loop(
     assigner = CreditAssigner(resolve(AlgorithmConfig(name=algorithm)), shape)
     loop = Loop(schedule=schedule, roles=roles, assigner=assigner, meter=Meter())
     keeper = Keeper()
-    asyncio.run(loop.run(keeper, **options))
+    if state := options.pop("state", None):
+        loop.restore(state, options.pop("waiting", ()))
+    asyncio.run(loop.run(keeper))
     return loop, keeper, learner, events
 
 
@@ -150,7 +152,7 @@ def test_on_policy_steps_take_turns_and_use_each_prompt_once() -> None:
     assert keeper.ordinals == [[0, 1], [2, 3], [4, 5]]
     assert events == ["load 0", "update", "load 1", "update", "load 2", "update", "load 3"]
     assert [m["staleness/max"] for m in keeper.metrics] == [0, 0, 0]
-    assert loop.state() == {"cursor": 6, "begun": []}
+    assert loop.state() == {"cursor": 6, "begun": [], "waiting": [], "dropped": 0, "equal_steps": 0}
 
 
 def test_advantages_reach_the_batch() -> None:
@@ -222,9 +224,35 @@ def test_an_unscorable_sample_is_left_out_of_the_baseline_and_the_batch() -> Non
 
 
 def test_prompts_begun_before_a_resume_come_first() -> None:
-    _, keeper, _, events = run_loop(steps=4, first_step=2, first_prompt=9, unfinished=[3])
+    state = {"cursor": 9, "begun": [3], "waiting": [], "dropped": 0, "equal_steps": 0}
+    _, keeper, _, events = run_loop(steps=4, first_step=2, state=state)
     assert keeper.ordinals == [[3, 9], [10, 11]]
     assert events[0] == "load 2"
+
+
+def test_groups_that_waited_before_a_resume_are_not_sampled_again() -> None:
+    class SavesAfterFirst(Keeper):
+        async def after_step(self, step: int) -> None:
+            if step == 1:
+                saved.update(state=loop.state(), waiting=list(loop.waiting))
+                loop.stop()
+
+    saved: dict[str, Any] = {}
+    shape = BatchShape(mini_batches=1, epochs=1, num_ranks=1, tokens_per_micro_batch=64, max_response_tokens=4)
+    # Prompt 3 takes so long that it is in flight when the run ends; the others of the second step wait.
+    roles = Roles(prompts=Numbers(), rollouts=Sampler([], {3: 10_000}), rewards=SampleIndex(), learner=Recorder([]))
+    schedule = Schedule(first_step=0, num_steps=9, prompts_per_step=2, max_staleness=1, sampling=SAMPLING)
+    assigner = CreditAssigner(resolve(AlgorithmConfig(name="dr_grpo")), shape)
+    loop = Loop(schedule=schedule, roles=roles, assigner=assigner, meter=Meter())
+    asyncio.run(loop.run(SavesAfterFirst()))
+    assert saved["state"]["begun"] == [3]
+    assert saved["state"]["waiting"] == [[2, 0]]
+
+    sampler = Sampler([])
+    _, keeper, _, _ = run_loop(steps=3, staleness=1, first_step=1, sampler=sampler, **saved)
+    assert sampler.sampled == [3, *range(4, max(sampler.sampled) + 1)]
+    assert keeper.ordinals == [[2, 3], [4, 5]]
+    assert [metrics["staleness/max"] for metrics in keeper.metrics] == [1, 1]
 
 
 def test_a_failing_rollout_ends_the_run_with_its_own_error() -> None:
@@ -234,6 +262,28 @@ def test_a_failing_rollout_ends_the_run_with_its_own_error() -> None:
 
     with pytest.raises(RuntimeError, match="engine 3 is gone"):
         run_loop(steps=1, sampler=Broken([]))
+
+
+def test_a_learner_that_was_left_between_two_versions_is_known() -> None:
+    """Its weights are no longer those of the step: a checkpoint of them would train the step twice."""
+
+    class LosesWorkers(Sampler):
+        async def load(self, weights: Weights) -> None:
+            if weights.version == lost_at:
+                raise RuntimeError("no worker is left")
+            await super().load(weights)
+
+    found = {}
+    for lost_at in (0, 2):
+        shape = BatchShape(mini_batches=1, epochs=1, num_ranks=1, tokens_per_micro_batch=64, max_response_tokens=4)
+        roles = Roles(prompts=Numbers(), rollouts=LosesWorkers([]), rewards=SampleIndex(), learner=Recorder([]))
+        schedule = Schedule(first_step=0, num_steps=3, prompts_per_step=2, max_staleness=0, sampling=SAMPLING)
+        assigner = CreditAssigner(resolve(AlgorithmConfig(name="dr_grpo")), shape)
+        loop = Loop(schedule=schedule, roles=roles, assigner=assigner, meter=Meter())
+        with pytest.raises(RuntimeError, match="no worker is left"):
+            asyncio.run(loop.run(Keeper()))
+        found[lost_at] = loop.step, loop.is_between_steps
+    assert found == {0: (0, True), 2: (1, False)}
 
 
 def test_stop_ends_after_the_step_that_runs() -> None:

@@ -1,0 +1,152 @@
+"""From which checkpoint a run may go on: one that is whole, and was made by this recipe but for what may change."""
+
+import asyncio
+import difflib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.folder import RunFolder
+from configs.redaction import redact
+from configs.schema import BaseRun
+from trainers import checkpoint
+from trainers.saving import Snapshot, state_snapshot
+
+logger = logging.getLogger(__name__)
+
+RECIPE = "recipe.json"
+
+# Where, how long and how closely watched a run goes on changes nothing of what it computes.
+SURROUNDINGS = (
+    "name",
+    "output_dir",
+    "logging",
+    "checkpoint",
+    "cluster",
+    "evaluation",
+    "eval_every_steps",
+    "eval_sequences",
+    "eval_comparisons",
+    "trainer.peak_tflops",
+    "trainer.collective_timeout_seconds",
+    "trainer.max_restarts",
+    "rollout.start_timeout_seconds",
+    "rollout.progress_timeout_seconds",
+    "rollout.max_restarts",
+    "reward_model.start_timeout_seconds",
+    "reward_model.timeout_seconds",
+    "reward_model.max_restarts",
+)
+# May change too, but what follows is not bit for bit what would have followed.
+SIZES = (
+    "num_steps",
+    "trainer.num_ranks",
+    "critic.num_ranks",
+    "reference.num_ranks",
+    "rollout.num_workers",
+    "reward_pool.num_processes",
+    "reward_model.num_replicas",
+)
+# No --allow helps: the shards would fit nothing.
+SHAPES = ("stage", "model.new", "model.lora", "trainer.zero_stage", "critic.zero_stage")
+
+
+def run_snapshot(run: BaseRun, state: Mapping[str, Any], held_out: Mapping[str, float] | None = None) -> Snapshot:
+    """Writes the state with what was measured at its step, and the recipe without its secrets."""
+    write_state = state_snapshot({**state, checkpoint.HELD_OUT: held_out or {}})
+    recipe = json.dumps(_recipe(run), indent=1) + "\n"
+
+    async def write(draft: Path) -> None:
+        await write_state(draft)
+        await asyncio.to_thread((draft / RECIPE).write_text, recipe, encoding="utf-8")
+
+    return write
+
+
+def checkpoint_to_resume(run: BaseRun, folder: RunFolder, *, exact: bool, allow: Sequence[str]) -> Path | None:
+    """The newest checkpoint that is whole; None where the run was stopped before its first.
+
+    ValueError where nothing was begun, where its recipe differs in a key that is neither allowed nor free to
+    change, and, if it is to be `exact`, where the newest one is damaged or SIZES differ.
+    """
+    if exact and allow:
+        raise ValueError(f"--allow {allow[0]} with --exact: a changed recipe does not go on exactly; leave one out")
+    newest = _newest(folder, exact=exact)
+    if newest is not None:
+        _check_recipe(newest, run, free=SURROUNDINGS if exact else (*SURROUNDINGS, *SIZES), allow=allow)
+    elif folder.metrics.exists():
+        logger.warning("%s: no checkpoint yet; the run begins again", folder.checkpoints)
+    else:
+        raise ValueError(f"{folder}: nothing to resume there; run without --resume, or check name and output_dir")
+    return newest
+
+
+def is_same_recipe(folder: Path, run: BaseRun) -> bool:
+    """Whether a checkpoint was made by this recipe, but for what is free to change."""
+    return not _differences(folder, run, free=(*SURROUNDINGS, *SIZES))
+
+
+def _newest(folder: RunFolder, *, exact: bool) -> Path | None:
+    if not exact:
+        return checkpoint.latest_valid(folder.checkpoints)
+    found = checkpoint.all_checkpoints(folder.checkpoints)
+    if found:
+        checkpoint.verify(found[-1])
+    return found[-1] if found else None
+
+
+def _check_recipe(folder: Path, run: BaseRun, *, free: Sequence[str], allow: Sequence[str]) -> None:
+    known = [*_flat(_recipe(run)), *_flat(_read(folder))]
+    for key in allow:
+        if not any(_covers(key, path) for path in known):
+            near = difflib.get_close_matches(key, known, n=1)
+            raise ValueError(f"--allow {key}: not a key of the recipe" + (f"; did you mean {near[0]}?" if near else ""))
+    differences = _differences(folder, run, free=(*free, *allow))
+    for key, (old, new) in _differences(folder, run, free=free).items():
+        if any(_covers(shape, key) for shape in SHAPES):
+            raise ValueError(
+                f"{folder}: {key}={old!r} when it was written, now {new!r}: its shards do not fit; set it back"
+            )
+    if differences:
+        listed = ", ".join(f"{key} ({old!r}, now {new!r})" for key, (old, new) in differences.items())
+        raise ValueError(
+            f"{folder}: its recipe differs in {listed}; set each back, or resume with --allow KEY for each"
+        )
+
+
+def _differences(folder: Path, run: BaseRun, *, free: Sequence[str]) -> dict[str, tuple[Any, Any]]:
+    """What each key that is not free was and is; None where it was not there."""
+    was, now = _flat(_read(folder)), _flat(_recipe(run))
+    keys = [*was, *(key for key in now if key not in was)]
+    return {
+        key: (was.get(key), now.get(key))
+        for key in keys
+        if was.get(key) != now.get(key) and not any(_covers(section, key) for section in free)
+    }
+
+
+def _recipe(run: BaseRun) -> dict[str, Any]:
+    return redact(run.model_dump(mode="json"))
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+
+
+def _flat(values: Any) -> dict[str, Any]:
+    """Every leaf under its dotted key, list elements by number."""
+    return dict(_leaves(values, ""))
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in items:
+        yield from _leaves(item, f"{path}.{name}" if path else str(name))
+    if not items:
+        yield path, value
+
+
+def _covers(section: str, key: str) -> bool:
+    return key == section or key.startswith(f"{section}.")
