@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Mapping
+from typing import Protocol
 
 from actors.fleet import RolloutFleet
 from cluster.control import Scale
@@ -42,10 +43,27 @@ class Scaler:
             return f"{len(before)} -> {len(self._fleet.names)} rollout workers: {', '.join(self._fleet.names)}"
 
 
+class Scalable(Protocol):
+    """What is scaled."""
+
+    async def scale(self, num_workers: int) -> str:
+        """See `Scaler.scale`."""
+        ...
+
+
+class Staffed(Protocol):
+    """What has workers."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Theirs."""
+        ...
+
+
 class Autoscaler:
     """Watches the steps, and asks for one worker more or less when several in a row agree."""
 
-    def __init__(self, config: AutoscaleConfig, scaler: Scaler, fleet: RolloutFleet) -> None:
+    def __init__(self, config: AutoscaleConfig, scaler: Scalable, fleet: Staffed) -> None:
         self._config, self._scaler, self._fleet = config, scaler, fleet
         self._wishes: deque[int] = deque(maxlen=config.steps)
         self._change: asyncio.Task[None] | None = None
