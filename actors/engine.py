@@ -8,7 +8,7 @@ between two steps the owner may load weights, so that every token's policy versi
 
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,12 +84,19 @@ class Engine:
         adapter = None if self._adapter is None else self._adapter.request
         self._core.add_request(core_request(request, self._spec.stop_token_ids, adapter))
 
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """Drop these sequences, where they are not finished already."""
+        running = [id_ for id_ in request_ids if self._running.pop(id_, None) is not None]
+        self._core.abort_requests(running)
+
     def step(self) -> list[tuple[str, Completion]]:
         """Sample one more token of every running sequence; the finished ones, by request id."""
         assert self.version is not None, "an engine without proven weights must not sample"
         finished = []
         for output in self._core.get_output().outputs:
-            running = self._running[output.request_id]
+            running = self._running.get(output.request_id)
+            if running is None:  # aborted
+                continue
             running.tokens += output.new_token_ids
             running.logprobs += sampled_logprobs(output)
             running.versions += [self.version] * len(output.new_token_ids)

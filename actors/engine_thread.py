@@ -41,6 +41,10 @@ class SamplingEngine(Protocol):
         """Take a sequence in; it is sampled from the next step on."""
         ...
 
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """Drop these sequences, where they are not finished already."""
+        ...
+
     def step(self) -> Finished:
         """Sample one more token of every running sequence; the finished ones, by request id."""
         ...
@@ -72,8 +76,8 @@ class EngineThread:
         on_failure: Callable[[EngineFailed], object],
     ) -> None:
         self.started: Future[StartFacts] = Future()
-        self.num_tokens = 0
-        self.last_step_seconds = 0.0
+        self.num_tokens = self.num_steps = 0
+        self.busy_seconds = 0.0
         self._spec = spec
         self._on_finished = on_finished
         self._on_failure = on_failure
@@ -85,6 +89,10 @@ class EngineThread:
     def add(self, requests: Sequence[SequenceRequest]) -> None:
         """Sample these sequences, from the next step on."""
         self.call(lambda engine: [engine.add(request) for request in requests])
+
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """Sample these sequences no further."""
+        self.call(lambda engine: engine.abort(request_ids))
 
     def call(self, work: Callable[[SamplingEngine], Result]) -> Future[Result]:
         """Do something with the engine between two steps. Whatever it raises ends the engine."""
@@ -150,8 +158,9 @@ class EngineThread:
     def _step(self, engine: SamplingEngine) -> None:
         begin = time.monotonic()
         finished = engine.step()
-        self.last_step_seconds = time.monotonic() - begin
+        self.busy_seconds += time.monotonic() - begin
         self.num_tokens = engine.num_tokens
+        self.num_steps += 1
         if finished:
             self._on_finished(finished)
 

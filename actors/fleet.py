@@ -1,23 +1,25 @@
 """The rollout fleet: all rollout workers as one, on the driver's event loop.
 
-    generate ──► queue ──► dispatch ──► worker 0 ┐
-                   ▲                    worker 1 ├──► harvest ──► trajectories
-                   └── leases of a lost worker ──┘
+    generate ──► leases ──► worker 0 ┐
+                   ▲        worker 1 ├──► harvest ──► trajectories
+                   └── of a lost one ┘
 
-A worker is given groups only while it has room, the one with the least work first. What it was given stays
-leased to it until the whole group is back; when it is lost, its groups return to the head of the queue.
+Workers join and leave while it samples. Each has its place (room on the cluster, a life with some restarts); a place
+holds one process at a time, which serves once it has proven that it holds the current weights.
 """
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from actors.messages import GroupRequest, GroupResult, RolloutSpec, StartFacts
+from actors.fleet_report import FleetReport
+from actors.leases import Leases
+from actors.messages import RolloutSpec, StartFacts
+from actors.pace import slownesses
+from actors.placement import SECONDS_TO_PLACE, PlacementRefused, reserved
 from actors.rollout import check_length
-from actors.rollout_handle import WorkerHandle, WorkerLost
+from actors.rollout_handle import SECONDS_BETWEEN_LOOKS, WorkerHandle, WorkerLost
 from experience.records import BlockHandle, Prompt, Sampling, TokenBlock, Trajectory, Weights
 
 logger = logging.getLogger(__name__)
@@ -27,50 +29,43 @@ class FleetFailed(RuntimeError):
     """The fleet can sample no more: it was closed, or its workers are gone for good."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ticket:
-    """A group that somebody waits for."""
-
-    prompt: Prompt
-    sampling: Sampling
-    future: asyncio.Future[tuple[Trajectory, ...]]
-
-
 class RolloutFleet:
     """Fulfils `trainers.roles.Rollouts`. All methods belong to one event loop."""
 
-    def __init__(self, spec: RolloutSpec, options: Mapping[str, Any] | None = None) -> None:
-        """`options`: Ray's options for each worker's actor, its placement above all."""
+    def __init__(self, spec: RolloutSpec, *, seconds_to_place: float = SECONDS_TO_PLACE) -> None:
         self.facts: dict[str, StartFacts] = {}
         self.workers: dict[str, WorkerHandle] = {}  # started, and not lost
+        self.num_restarts = 0
+        self.leases = Leases(self.workers, free=lambda: [w for w in self.workers.values() if self._may_take(w)])
         self._spec = spec
-        self._options = options or {}
+        self._seconds_to_place = seconds_to_place
         self._weights: Weights | None = None
-        self._tickets: dict[int, _Ticket] = {}
-        self._queue: deque[int] = deque()
         self._lives: dict[str, asyncio.Task[None]] = {}
-        self._num_tickets = self._num_names = 0
-        self._is_dispatch_due = False
+        self._leaving: set[str] = set()
+        self._num_names = 0
         self._failure: FleetFailed | None = None
         self._observers: list[asyncio.Future[None]] = []
+        self._pacing: asyncio.Task[None] | None = None
+        self._report = FleetReport()
 
     async def start(self) -> None:
-        """Start all workers at once; returns when each has an engine. They serve from the first `load` on."""
-        for _ in range(self._spec.config.num_workers):
-            self.add_worker()
+        """Start all workers at once; returns when each has an engine. They serve from the first `load` on.
+
+        PlacementRefused when the cluster has no room for all of them.
+        """
+        lives = [self._lives[self.add_worker()] for _ in range(self._spec.config.num_workers)]
+        self._pacing = asyncio.create_task(self._keep_pace())
         await self._until(lambda: all(name in self.facts for name in self._lives))
+        for life in lives:
+            if life.done():
+                life.result()
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> tuple[Trajectory, ...]:
         """One group, in sample order. ValueError for a prompt too long, FleetFailed when no worker is left."""
         check_length(len(prompt.tokens), sampling.max_response_tokens, self._spec.max_model_len)
         if self._failure is not None:
             raise self._failure
-        future = asyncio.get_running_loop().create_future()
-        self._num_tickets += 1
-        self._tickets[self._num_tickets] = _Ticket(prompt=prompt, sampling=sampling, future=future)
-        self._queue.append(self._num_tickets)
-        self._request_dispatch()
-        return await future
+        return await self.leases.ask(prompt, sampling)
 
     async def load(self, weights: Weights) -> None:
         """Give every worker these weights, also those that join later."""
@@ -82,6 +77,15 @@ class RolloutFleet:
         """The tokens behind a handle."""
         return handle if isinstance(handle, TokenBlock) else await handle
 
+    def metrics(self) -> Mapping[str, float]:
+        """What the workers did since the last call."""
+        return self._report.metrics(self.workers, num_restarts=self.num_restarts, num_backups=self.leases.num_backups)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All places that are not to leave, oldest first; some may just be starting."""
+        return tuple(name for name in self._lives if name not in self._leaving)
+
     def add_worker(self) -> str:
         """Start one more worker; its name."""
         name = f"rollout-{self._num_names}"
@@ -91,12 +95,18 @@ class RolloutFleet:
         return name
 
     async def serving(self, name: str) -> None:
-        """Wait until this worker holds the current weights."""
-        await self._until(lambda: name in self.workers and self.workers[name].weights is self._weights is not None)
+        """Wait until this worker holds the current weights. What ended its place, if it ends first."""
+        life = self._lives[name]
+        await self._until(
+            lambda: life.done() or (name in self.workers and self.workers[name].weights is self._weights is not None)
+        )
+        if life.done():
+            life.result()
 
     async def remove_worker(self, name: str) -> None:
-        """Give a worker no more groups, wait for those it has, and end it."""
+        """Give a worker no more groups, wait for those it has, and end it. It is not replaced when it is lost."""
         life = self._lives[name]
+        self._leaving.add(name)
         if worker := self.workers.get(name):
             worker.is_draining = True
             self._notify()
@@ -106,29 +116,41 @@ class RolloutFleet:
 
     async def close(self) -> None:
         """End all workers at once. Whoever still waits for a group gets FleetFailed."""
-        lives = list(self._lives.values())
-        for life in lives:
-            life.cancel()
-        await asyncio.gather(*lives, return_exceptions=True)
+        tasks = [*self._lives.values(), *([self._pacing] if self._pacing else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._fail(FleetFailed("the rollout fleet was closed"))
 
     async def _live(self, name: str) -> None:
         """A worker's place in the fleet: the process that fills it is replaced when it is lost."""
         for restarts_left in reversed(range(self._spec.config.max_restarts + 1)):
-            worker = WorkerHandle(name, self._spec, self._options)
+            try:
+                await self._fill(name)
+                return
+            except WorkerLost as loss:
+                if name in self._leaving:
+                    logger.warning("%s; its groups go back, and as it was to leave, nothing takes its place", loss)
+                    return
+                if restarts_left == 0:
+                    raise
+                self.num_restarts += 1
+                logger.warning("%s; its groups go back, and a new process takes its place", loss)
+
+    async def _fill(self, name: str) -> None:
+        """One process in a place, from its start until it is lost (WorkerLost) or drained."""
+        bundle = {"CPU": float(self._spec.config.threads_per_worker), "GPU": float(self._spec.use_gpu)}
+        async with reserved(name, bundle, self._seconds_to_place) as options:
+            worker = WorkerHandle(name, self._spec, options)
             try:
                 self.facts[name] = await worker.start()
                 self.workers[name] = worker
                 self._notify()
                 await self._serve(worker)
-                return
-            except WorkerLost as loss:
-                if restarts_left == 0:
-                    raise
-                logger.warning("%s; its %d groups go back, and a new process takes its place", loss, len(worker.leased))
             finally:
                 self.workers.pop(name, None)
-                self._give_back(worker)
+                self.leases.give_back(worker)
+                self._notify()
                 worker.kill()
 
     async def _serve(self, worker: WorkerHandle) -> None:
@@ -144,69 +166,57 @@ class RolloutFleet:
     async def _keep_current(self, worker: WorkerHandle) -> None:
         while True:
             await self._until(lambda: worker.weights is not self._weights)
+            if self._spec.config.weight_update == "between_requests":
+                await self._until(lambda: not worker.leased)
             assert self._weights is not None
             await worker.load(self._weights)
             self._notify()
-            self._request_dispatch()
+            self.leases.request_dispatch()
 
     async def _harvest(self, worker: WorkerHandle) -> None:
         while True:
             harvest, block = await worker.collect()
             for group in harvest.groups:
-                ticket = self._tickets.pop(group.ticket)
-                if not ticket.future.done():  # its caller may have been cancelled
-                    ticket.future.set_result(trajectories(ticket.prompt, group, block, worker.name))
+                self.leases.settle(group, block, worker)
             self._notify()
-            self._request_dispatch()
+            self.leases.request_dispatch()
 
-    def _request_dispatch(self) -> None:
-        """Dispatch at the end of this turn of the event loop, so that prompts of one moment go together."""
-        if not self._is_dispatch_due:
-            self._is_dispatch_due = True
-            asyncio.get_running_loop().call_soon(self._dispatch)
+    async def _keep_pace(self) -> None:
+        """Watch for workers that are slower than the others, for ever."""
+        while True:
+            await asyncio.sleep(SECONDS_BETWEEN_LOOKS / 4)
+            paces = {name: worker.pace for name, worker in self.workers.items() if not worker.is_loading}
+            at_work = [name for name in paces if self.workers[name].leased]
+            slow = slownesses(paces, self._spec.config.slow_worker_factor, at_work)
+            for name, pace in paces.items():
+                if name in slow and pace.slowness == 1.0:
+                    logger.warning("%s is %.1f times as slow as the others", name, slow[name])
+                pace.slowness = slow.get(name, 1.0)
+            if slow and self._spec.config.backup_leases:
+                self.leases.back_up(slow)
 
-    def _dispatch(self) -> None:
-        self._is_dispatch_due = False
-        while self._queue:
-            number = self._queue[0]
-            ticket = self._tickets[number]
-            free = [worker for worker in self.workers.values() if self._may_take(worker, ticket)]
-            if ticket.future.done():
-                del self._tickets[number]
-            elif free:
-                min(free, key=lambda worker: worker.num_unfinished).assign(group_request(number, ticket))
-            else:
-                return
-            self._queue.popleft()
-
-    def _may_take(self, worker: WorkerHandle, ticket: _Ticket) -> bool:
-        is_serving = worker.weights is not None and not worker.is_draining
-        return is_serving and worker.has_room_for(ticket.sampling.num_samples)
-
-    def _give_back(self, worker: WorkerHandle) -> None:
-        self._queue.extendleft(reversed(worker.leased))
-        self._notify()
-        self._request_dispatch()
+    def _may_take(self, worker: WorkerHandle) -> bool:
+        is_late = self._spec.config.weight_update == "between_requests" and worker.weights is not self._weights
+        return worker.weights is not None and not worker.is_draining and not is_late
 
     def _bury(self, name: str, life: asyncio.Task[None]) -> None:
         """A place is given up. The last one, or one that no restart can mend, ends the fleet."""
         del self._lives[name]
+        self._leaving.discard(name)
         error = None if life.cancelled() else life.exception()
         if error is not None:
             logger.error("%s is given up: %s", name, error)
-        if isinstance(error, WorkerLost) and not self._lives:
-            self._fail(FleetFailed(f"no rollout worker is left; the last: {error}"))
-        elif error is not None and not isinstance(error, WorkerLost):
+        is_last = not self._lives
+        if isinstance(error, WorkerLost) or (isinstance(error, PlacementRefused) and self._weights is not None):
+            if is_last:
+                self._fail(FleetFailed(f"no rollout worker is left; the last: {error}"))
+        elif error is not None and not isinstance(error, PlacementRefused):
             self._fail(FleetFailed(str(error)))
         self._notify()
 
     def _fail(self, failure: FleetFailed) -> None:
         self._failure = self._failure or failure
-        for ticket in self._tickets.values():
-            if not ticket.future.done():
-                ticket.future.set_exception(failure)
-        self._tickets.clear()
-        self._queue.clear()
+        self.leases.fail(failure)
         self._notify()
 
     async def _until(self, condition: Callable[[], object]) -> None:
@@ -238,30 +248,3 @@ async def race(*rivals: Coroutine[Any, Any, None]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def group_request(number: int, ticket: _Ticket) -> GroupRequest:
-    """The ticket as its worker sees it."""
-    prompt = ticket.prompt
-    return GroupRequest(ticket=number, ordinal=prompt.ordinal, tokens=prompt.tokens, sampling=ticket.sampling)
-
-
-def trajectories(prompt: Prompt, group: GroupResult, block: BlockHandle, worker: str) -> tuple[Trajectory, ...]:
-    """The group's records, as the loop knows them."""
-    return tuple(
-        Trajectory(
-            prompt=prompt,
-            sample_index=index,
-            block=block,
-            row=sample.row,
-            num_prompt_tokens=sample.num_prompt_tokens,
-            num_response_tokens=sample.num_response_tokens,
-            text=sample.text,
-            finish_reason=sample.finish_reason,
-            min_version=sample.min_version,
-            max_version=sample.max_version,
-            mean_logprob=sample.mean_logprob,
-            worker=worker,
-        )
-        for index, sample in enumerate(group.samples)
-    )

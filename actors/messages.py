@@ -96,29 +96,40 @@ class GroupResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What a worker did since its start: steps of its engine and the seconds they took, sampled tokens, and samples
+    that are finished (or given up), also those of unfinished groups."""
+
+    num_steps: int = 0
+    num_tokens: int = 0
+    num_finished: int = 0
+    busy_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Harvest:
-    """The groups that were finished at one moment; `num_finished` counts samples since the start,
-    those of unfinished groups included."""
+    """The groups that were finished at one moment."""
 
     groups: tuple[GroupResult, ...]
-    num_finished: int
+    progress: Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartFacts:
-    """How long each part of an engine's start took, in seconds."""
+    """How long each part of an engine's start took, in seconds, and where it runs."""
 
     import_seconds: float
     engine_seconds: float
     warm_up_seconds: float
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStatus:
-    """One look at a worker. `num_tokens` counts sampled tokens since the start: it moves, or it hangs."""
+    """One look at a worker. `progress` moves while it has work, or it hangs. `log`: what its process said last."""
 
     version: int | None
     num_unfinished: int
-    num_tokens: int
-    last_step_seconds: float
+    progress: Progress
     error: str | None
+    log: tuple[str, ...] = ()

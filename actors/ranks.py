@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
+from actors.placement import Room, reserve
 from actors.rendezvous import ReservedAddress, set_rank_environment
 from experience.records import Batch, BlockHandle, Weights
 from trainers.checkpoint import scratch_beside
@@ -136,9 +137,12 @@ class RankGroup:
     rank_class: type[Rank] = Rank
     title = "trainer"
 
-    def __init__(self, spec: LearnerSpec, ranks: Sequence[Any], facts: Sequence[StartFacts]) -> None:
+    def __init__(
+        self, spec: LearnerSpec, ranks: Sequence[Any], facts: Sequence[StartFacts], room: Room | None = None
+    ) -> None:
         self._spec = spec
         self._ranks = ranks
+        self._room = room
         self.start_facts = facts
         self._failure: str | None = None
 
@@ -147,11 +151,15 @@ class RankGroup:
         """Ranks with their models loaded. `options`: for each rank, further options of its Ray actor."""
         size = spec.trainer.num_ranks
         extra = options or [{}] * size
+        bundle = {"CPU": float(spec.trainer.threads_per_rank), "GPU": float(spec.use_gpu)}
+        room = await reserve(f"{cls.title} of {size} ranks", [bundle] * size)
         ranks = [
-            ray.remote(cls.rank_class).options(**{**_actor_options(spec), **extra[rank]}).remote(spec, rank)
+            ray.remote(cls.rank_class)
+            .options(**{**_actor_options(spec), **room.options(rank), **extra[rank]})
+            .remote(spec, rank)
             for rank in range(size)
         ]
-        group = cls(spec, ranks, [])
+        group = cls(spec, ranks, [], room)
         addresses = await group._call("address", [()] * size)
         is_single_host = len({host for host, _ in addresses}) == 1
         group.start_facts = await group._call("start", [(addresses[0], is_single_host)] * size)
@@ -186,6 +194,8 @@ class RankGroup:
         self._failure = self._failure or reason
         for rank in self._ranks:
             ray.kill(rank)
+        if self._room is not None:
+            self._room.free()
 
     def _parts(self, batch: Batch) -> list[tuple[Batch, dict[int, BlockHandle]]]:
         """The batch as each rank sees it, with the blocks that its micro-batches name.

@@ -6,6 +6,7 @@ fat: many prompts come in one call, and all groups that finished at one moment l
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,11 +15,13 @@ import ray
 from numpy.typing import NDArray
 
 from actors.engine_thread import EngineThread, Finished, SamplingEngine
+from actors.last_lines import keep_last_lines
 from actors.messages import (
     EngineFailed,
     GroupRequest,
     GroupResult,
     Harvest,
+    Progress,
     RolloutSpec,
     SampleResult,
     SequenceRequest,
@@ -65,7 +68,7 @@ class RolloutWorker:
         self._error: EngineFailed | None = None
         self._completions: dict[str, asyncio.Future[Completion]] = {}
         self._outbox: list[SequenceRequest] = []
-        self._groups: set[asyncio.Task[None]] = set()
+        self._groups: dict[int, asyncio.Task[None]] = {}  # by ticket
         self._finished: list[tuple[int, list[Transcript]]] = []
         self._num_finished = 0
         self._has_news = asyncio.Event()
@@ -75,12 +78,13 @@ class RolloutWorker:
         shapes = expected_shapes(Path(self._spec.model_path))
         self._expected = shapes if self._spec.adapter is None else adapter_shapes(shapes, self._spec.adapter)
         loop = asyncio.get_running_loop()
+        self._log = keep_last_lines("vllm")
         self._engine = EngineThread(
             self._spec,
             on_finished=lambda finished: loop.call_soon_threadsafe(self._resolve, finished),
             on_failure=lambda error: loop.call_soon_threadsafe(self._fail, error),
         )
-        facts = await asyncio.wrap_future(self._engine.started)
+        facts = replace(await asyncio.wrap_future(self._engine.started), node=ray.util.get_node_ip_address())
         # Not before the engine runs: two threads importing transformers at once is asking for trouble.
         self._tokenizer = load_tokenizer(self._spec.model_path, trust_remote_code=self._spec.trust_remote_code)
         return facts
@@ -109,9 +113,18 @@ class RolloutWorker:
         for request in requests:
             check_length(len(request.tokens), request.sampling.max_response_tokens, self._spec.max_model_len)
         for request in requests:
-            task = asyncio.create_task(self._sample_group(request))
-            self._groups.add(task)
-            task.add_done_callback(self._group_ended)
+            self._groups[request.ticket] = task = asyncio.create_task(self._sample_group(request))
+            task.add_done_callback(lambda task, ticket=request.ticket: self._group_ended(ticket, task))
+
+    async def release(self, ticket: int) -> None:
+        """Sample this group no further: another worker was faster."""
+        if task := self._groups.get(ticket):
+            task.cancel()
+            ids = [id_ for id_ in self._completions if id_.startswith(f"{ticket}.")]
+            for id_ in ids:
+                del self._completions[id_]
+            self._outbox = [request for request in self._outbox if request.id not in ids]
+            self._engine.abort(ids)
 
     async def _sample_group(self, request: GroupRequest) -> None:
         episodes = (self._sample(request, index) for index in range(request.sampling.num_samples))
@@ -120,16 +133,16 @@ class RolloutWorker:
         self._finished.append((request.ticket, samples))
         self._has_news.set()
 
-    def _group_ended(self, task: asyncio.Task[None]) -> None:
-        self._groups.discard(task)
+    def _group_ended(self, ticket: int, task: asyncio.Task[None]) -> None:
+        del self._groups[ticket]
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(EngineFailed(f"rollout episode: {type(error).__name__}: {error}"))
 
     async def _sample(self, request: GroupRequest, index: int) -> Transcript:
-        generate = self._generator(request, index)
-        transcript = await single_turn(request.tokens, request.sampling, generate)
-        self._num_finished += 1
-        return transcript
+        try:
+            return await single_turn(request.tokens, request.sampling, self._generator(request, index))
+        finally:
+            self._num_finished += 1
 
     def _generator(self, group: GroupRequest, index: int) -> Generate:
         """The handle through which one episode samples."""
@@ -164,11 +177,12 @@ class RolloutWorker:
 
     def _resolve(self, finished: Finished) -> None:
         for request_id, completion in finished:
-            self._completions.pop(request_id).set_result(completion)
+            if future := self._completions.pop(request_id, None):
+                future.set_result(completion)
 
     def _fail(self, error: EngineFailed) -> None:
         self._error = error
-        for task in self._groups:
+        for task in self._groups.values():
             task.cancel()
         self._has_news.set()
 
@@ -188,7 +202,7 @@ class RolloutWorker:
             results = (sample_result(at, transcripts[at], texts[at]) for at in rows)
             groups.append(GroupResult(ticket=ticket, samples=tuple(results)))
             row += len(samples)
-        return Harvest(groups=tuple(groups), num_finished=self._num_finished), pack(transcripts)
+        return Harvest(groups=tuple(groups), progress=self._progress()), pack(transcripts)
 
     def _decode(self, transcripts: Sequence[Transcript]) -> list[str]:
         responses = [transcript.tokens[transcript.response_mask].tolist() for transcript in transcripts]
@@ -199,9 +213,17 @@ class RolloutWorker:
         return WorkerStatus(
             version=self._version,
             num_unfinished=len(self._completions),
-            num_tokens=self._engine.num_tokens,
-            last_step_seconds=self._engine.last_step_seconds,
+            progress=self._progress(),
             error=None if self._error is None else str(self._error),
+            log=self._log.lines,
+        )
+
+    def _progress(self) -> Progress:
+        return Progress(
+            num_steps=self._engine.num_steps,
+            num_tokens=self._engine.num_tokens,
+            num_finished=self._num_finished,
+            busy_seconds=self._engine.busy_seconds,
         )
 
     async def stop(self) -> None:

@@ -8,9 +8,12 @@ from typing import Any, NoReturn, TypeVar
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from actors.messages import EngineFailed, GroupRequest, Harvest, RolloutSpec, StartFacts, WorkerStatus
+from actors.leases import Lessee
+from actors.messages import EngineFailed, GroupRequest, Harvest, Progress, RolloutSpec, StartFacts, WorkerStatus
 from actors.rollout import RolloutWorker, environment
 from experience.records import BlockHandle, Weights
+
+SECONDS_BETWEEN_LOOKS = 2.0
 
 Reply = TypeVar("Reply")
 
@@ -19,57 +22,68 @@ class WorkerLost(RuntimeError):
     """A rollout worker that can't serve any more. Its groups may be sampled by another one."""
 
 
-class WorkerHandle:
+class WorkerHandle(Lessee):
     """One worker process. Its calls raise WorkerLost when it died, hangs or reports a broken engine.
 
-    `leased`: the groups that it was given and has not brought back. A call that the worker refuses as a
-    mistake of its caller raises ValueError.
+    A call that the worker refuses as a mistake of its caller raises ValueError.
     """
 
     def __init__(self, name: str, spec: RolloutSpec, options: Mapping[str, Any]) -> None:
-        self.name = name
-        self.leased: dict[int, GroupRequest] = {}
+        super().__init__(name, spec.config.max_running_sequences)
         self.weights: Weights | None = None
+        self.node = ""
         self.is_draining = False
+        self.is_loading = False
         self._config = spec.config
-        self._is_loading = False
+        self._log: tuple[str, ...] = ()
         self._outbox: list[GroupRequest] = []
         self._has_outbox = asyncio.Event()
         self._num_assigned = 0  # samples, since the start
-        self._num_finished = 0
-        resources = {"num_cpus": spec.config.threads_per_worker, "num_gpus": 1 if spec.use_gpu else 0}
-        defaults = resources | {"runtime_env": {"env_vars": environment(spec)}, "max_restarts": 0}
         # With Ray's own restarts an actor would come back without weights and unknown to its fleet.
+        defaults = {**resources(spec), "runtime_env": {"env_vars": environment(spec)}, "max_restarts": 0}
         self.actor: Any = ray.remote(RolloutWorker).options(**(defaults | dict(options))).remote(spec)
 
     async def start(self) -> StartFacts:
         """Wait until the engine runs."""
-        return await self._reply(self.actor.start.remote(), self._config.start_timeout_seconds)
+        facts: StartFacts = await self._reply(self.actor.start.remote(), self._config.start_timeout_seconds)
+        self.node = facts.node
+        return facts
 
     async def load(self, weights: Weights) -> None:
         """Give it these weights; returns when it has proven that it holds them."""
-        self._is_loading = True
+        self.is_loading = True
         checksum = await self._reply(self.actor.load.remote(weights), self._config.start_timeout_seconds)
-        self._is_loading = False
+        self.is_loading = False
+        self.pace.begin()
         if checksum != weights.checksum:
-            raise WorkerLost(f"{self.name}: loaded checksum {checksum}, published was {weights.checksum}")
+            raise self._lost(f"loaded checksum {checksum}, published was {weights.checksum}")
         self.weights = weights
 
     @property
-    def num_unfinished(self) -> int:
-        """Samples that it was given and has not finished, as of its last harvest."""
-        return self._num_assigned - self._num_finished
-
-    def has_room_for(self, num_samples: int) -> bool:
-        """Whether so many more samples may run at once; an idle worker takes any group."""
-        return not self.leased or self.num_unfinished + num_samples <= self._config.max_running_sequences
+    def state(self) -> str:
+        """In one word."""
+        if self.is_draining:
+            return "draining"
+        if self.is_loading or self.weights is None:
+            return "loading"
+        return "sampling" if self.leased else "idle"
 
     def assign(self, request: GroupRequest) -> None:
         """Lease a group to it; `deliver` sends it, along with others of the same moment."""
-        self.leased[request.ticket] = request
+        super().assign(request)
         self._num_assigned += request.sampling.num_samples
         self._outbox.append(request)
         self._has_outbox.set()
+
+    def release(self, ticket: int) -> None:
+        """Another worker was faster: it need not go on with this group."""
+        request = self.leased.pop(ticket)
+        if request in self._outbox:
+            self._outbox.remove(request)
+            self._num_assigned -= request.sampling.num_samples
+            self.num_unfinished -= request.sampling.num_samples
+        else:
+            self.actor.release.remote(ticket)
 
     async def deliver(self) -> NoReturn:
         """Send what is assigned, for ever."""
@@ -83,30 +97,37 @@ class WorkerHandle:
         """The next finished groups, whose leases end here, and the handle of their tokens."""
         reply, block = self.actor.collect.remote()
         harvest: Harvest = await self._reply(reply)
-        self._num_finished = harvest.num_finished
         for group in harvest.groups:
-            del self.leased[group.ticket]
+            self.leased.pop(group.ticket, None)
+        self._report(harvest.progress)
         return harvest, block
 
     async def watch(self) -> NoReturn:
-        """Raise WorkerLost when it has work but makes no token for too long. Loading is no hang."""
+        """Raise WorkerLost when it has work but samples nothing for too long. Loading is no hang."""
         limit = self._config.progress_timeout_seconds
-        num_tokens, since = -1, time.monotonic()
+        num_steps, since = -1, time.monotonic()
         while True:
-            await asyncio.sleep(min(5.0, limit / 4))
+            await asyncio.sleep(min(SECONDS_BETWEEN_LOOKS, limit / 4))
             status = await self.status()
-            if status.num_tokens != num_tokens or self._is_loading or not self.leased:
-                num_tokens, since = status.num_tokens, time.monotonic()
+            if status.progress.num_steps != num_steps or self.is_loading or not self.leased:
+                num_steps, since = status.progress.num_steps, time.monotonic()
             elif time.monotonic() - since > limit:
-                raise WorkerLost(f"{self.name}: made no token for {limit:g} s with {len(self.leased)} groups to sample")
+                raise self._lost(f"made no token for {limit:g} s with {len(self.leased)} groups to sample")
 
     async def status(self) -> WorkerStatus:
         """One look at it."""
-        return await self._reply(self.actor.status.remote(), self._config.progress_timeout_seconds)
+        status: WorkerStatus = await self._reply(self.actor.status.remote(), self._config.progress_timeout_seconds)
+        self._log = status.log
+        self._report(status.progress)
+        return status
 
     def kill(self) -> None:
         """End the process at once."""
         ray.kill(self.actor)
+
+    def _report(self, progress: Progress) -> None:
+        self.num_unfinished = min(self.num_unfinished, self._num_assigned - progress.num_finished)
+        self.pace.report(progress)
 
     async def _reply(self, reply: Awaitable[Reply], timeout_seconds: float | None = None) -> Reply:
         try:
@@ -114,11 +135,22 @@ class WorkerHandle:
         except RayTaskError as error:
             if isinstance(error.cause, ValueError):
                 raise ValueError(f"{self.name}: {error.cause}") from None
-            raise WorkerLost(f"{self.name}: {error.cause}") from None
+            raise self._lost(str(error.cause)) from None
         except (RayError, EngineFailed) as error:
-            raise WorkerLost(f"{self.name}: {one_line(error)}") from None
+            raise self._lost(one_line(error)) from None
         except TimeoutError:
-            raise WorkerLost(f"{self.name}: no answer within {timeout_seconds:g} s") from None
+            raise self._lost(f"no answer within {timeout_seconds:g} s") from None
+
+    def _lost(self, why: str) -> WorkerLost:
+        """The loss, with where it was and what its process had said."""
+        where = f"{self.name} on {self.node}" if self.node else self.name
+        said = f"; it logged last: {' | '.join(self._log)}" if self._log else ""
+        return WorkerLost(f"{where}: {why}{said}")
+
+
+def resources(spec: RolloutSpec) -> dict[str, float]:
+    """What one worker takes of its node, as Ray's options."""
+    return {"num_cpus": spec.config.threads_per_worker, "num_gpus": 1 if spec.use_gpu else 0}
 
 
 def one_line(error: Exception) -> str:

@@ -21,13 +21,14 @@ from cli.replay import replay
 from cli.report import report
 from cli.reward import app as reward_app
 from cli.simulate import simulate
+from cli.steer import scale, status, stop
 
 FAILED, WRONG_INPUT, STOPPED_RESUMABLE = 1, 2, 75
 
 logger = logging.getLogger(__name__)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (config, demo, diff, evaluate, inspect, label, plan, replay, report, simulate):
+for command in (config, demo, diff, evaluate, inspect, label, plan, replay, report, scale, simulate, status, stop):
     app.command()(command)
 app.add_typer(reward_app, name="reward")
 

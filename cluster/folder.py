@@ -26,6 +26,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.config = self.path / "config.yaml"
         self.plan = self.path / "plan.txt"
+        self.status = self.path / "status.json"
         self.timeline = self.path / "timeline.json"  # opens in Perfetto
 
     def __str__(self) -> str:

@@ -4,10 +4,11 @@ from cluster.folder import RunFolder
 from configs.redaction import redact
 from configs.schema import BaseRun
 from metrics.meter import Meter
+from metrics.sink import Sink
 from metrics.sinks import SinkOptions, open_sinks
 
 
-def open_meter(run: BaseRun, folder: RunFolder, steps_done: int) -> Meter:
+def open_meter(run: BaseRun, folder: RunFolder, steps_done: int, *watchers: Sink) -> Meter:
     """`steps_done`: by an earlier part of the run, whose lines stay; step 0 is the state before training."""
     options = SinkOptions(
         folder=folder.path,
@@ -18,4 +19,4 @@ def open_meter(run: BaseRun, folder: RunFolder, steps_done: int) -> Meter:
         wandb_project=run.logging.wandb_project,
         config=redact(run.model_dump()),
     )
-    return Meter(open_sinks(options))
+    return Meter([*open_sinks(options), *watchers])

@@ -26,6 +26,7 @@ from cluster.resuming import is_same_recipe, run_snapshot
 from cluster.rl_observer import HeldOut, RlObserver
 from cluster.session import ray_session
 from cluster.signals import stop_on_signal
+from cluster.steering import Steering, steered
 from cluster.waiting import read_waiting, write_waiting
 from configs.schema import RlRun
 from experience.prompts import PromptStream, eval_prompts
@@ -107,13 +108,14 @@ async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path
         stack.push_async_callback(fleet.close)
         stack.push_async_callback(learned.close)
         spec = rl_specs.learner_spec(run, inputs.objective, use_gpu=use_gpu)
+        steering = await stack.enter_async_context(steered(run, folder, fleet, run.rollout.autoscale))
         learner, *_ = await asyncio.gather(start_learner(spec), fleet.start(), learned.start(use_gpu=use_gpu))
 
         def attempt(learner: Learner, resumed: Resumed | None) -> Awaitable[Outcome]:
             roles = Roles(prompts=inputs.prompts, rollouts=fleet, rewards=pool, learner=learner)
-            return _train(run, inputs, folder, roles, resumed)
+            return _train(run, inputs, folder, roles, resumed, steering)
 
-        return await train_with_restarts(
+        outcome = await train_with_restarts(
             learner,
             attempt,
             start=lambda: start_learner(spec),
@@ -121,11 +123,14 @@ async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path
             resume_from=resume_from,
             max_restarts=run.trainer.max_restarts,
         )
+        return steering.end(outcome)
 
 
-async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, resumed: Resumed | None) -> Outcome:
+async def _train(
+    run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, resumed: Resumed | None, steering: Steering
+) -> Outcome:
     steps_done = 0 if resumed is None else resumed.step
-    meter = open_meter(run, folder, steps_done)
+    meter = open_meter(run, folder, steps_done, steering)
     assigner = CreditAssigner(inputs.algorithm, rl_specs.batch_shape(run), inputs.mixer)
     schedule = rl_specs.schedule(run, inputs.algorithm, steps_done)
     loop = Loop(schedule=schedule, roles=roles, assigner=assigner, meter=meter)
@@ -143,6 +148,7 @@ async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, re
         loop.restore(resumed.state, read_waiting(resumed.folder, roles.prompts) if is_usable else ())
     held_out = HeldOut(prompts=inputs.held_out, sampling=rl_specs.held_out_sampling(run))
     observer = RlObserver(run, roles=roles, meter=meter, folder=folder, held_out=held_out, saver=saver)
+    steering.follow(loop.standing)
     with stop_on_signal(loop.stop):
         try:
             await loop.run(observer)

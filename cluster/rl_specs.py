@@ -111,8 +111,10 @@ def batch_shape(run: RlRun) -> BatchShape:
 
 
 def num_cpus(run: RlRun) -> int:
-    """Cores that ranks and rollout workers ask for."""
-    return learner_cpus(run) + run.rollout.num_workers * run.rollout.threads_per_worker
+    """Cores that ranks and rollout workers ask for, with all the workers that a run may scale itself to."""
+    rollout = run.rollout
+    most = rollout.num_workers if rollout.autoscale is None else max(rollout.num_workers, rollout.autoscale.max_workers)
+    return learner_cpus(run) + most * rollout.threads_per_worker
 
 
 def learner_cpus(run: RlRun) -> int:

@@ -148,6 +148,10 @@ class SimulatedRollouts:
             self._set_timer(worker, now)
         self._dispatch()
 
+    def metrics(self) -> Mapping[str, float]:
+        """See trainers.roles.Rollouts; what the simulated workers did is told at the end."""
+        return {}
+
     async def block(self, handle: BlockHandle) -> TokenBlock:
         """See trainers.roles.Rollouts."""
         raise NotImplementedError("a simulation has no tokens")

@@ -16,6 +16,7 @@ from cluster.restarts import Resumed, train_with_restarts
 from cluster.resuming import run_snapshot
 from cluster.session import ray_session
 from cluster.signals import stop_on_signal
+from cluster.steering import Steering, steered
 from configs.digest import config_digest
 from configs.schema import SupervisedRun, TrainerConfig
 from experience.packing import plan_block
@@ -57,14 +58,16 @@ async def train(run: SupervisedRun, inputs: Inputs, folder: RunFolder, resume_fr
     with ExitStack() as stack:
         stack.enter_context(ray_session(run.cluster, num_cpus=run.trainer.num_ranks * run.trainer.threads_per_rank))
         spec = _learner_spec(run, inputs)
-        return await train_with_restarts(
-            await TrainerGroup.start(spec),
-            lambda learner, resumed: _train(run, inputs, folder, learner, resumed),
-            start=lambda: TrainerGroup.start(spec),
-            checkpoints=folder.checkpoints,
-            resume_from=resume_from,
-            max_restarts=run.trainer.max_restarts,
-        )
+        async with steered(run, folder) as steering:
+            outcome = await train_with_restarts(
+                await TrainerGroup.start(spec),
+                lambda learner, resumed: _train(run, inputs, folder, learner, resumed, steering),
+                start=lambda: TrainerGroup.start(spec),
+                checkpoints=folder.checkpoints,
+                resume_from=resume_from,
+                max_restarts=run.trainer.max_restarts,
+            )
+            return steering.end(outcome)
 
 
 class SupervisedObserver:
@@ -96,7 +99,12 @@ class SupervisedObserver:
 
 
 async def _train(
-    run: SupervisedRun, inputs: Inputs, folder: RunFolder, learner: TrainerGroup, resumed: Resumed | None
+    run: SupervisedRun,
+    inputs: Inputs,
+    folder: RunFolder,
+    learner: TrainerGroup,
+    resumed: Resumed | None,
+    steering: Steering,
 ) -> Outcome:
     first_step = 0 if resumed is None else resumed.step
     meter = open_meter(run, folder, first_step)
@@ -109,6 +117,7 @@ async def _train(
         best=best_rule(run),
     )
     observer = SupervisedObserver(run, learner=learner, meter=meter, saver=saver, held_out=inputs.held_out)
+    steering.follow(lambda: {"step": loop.step})
     with stop_on_signal(loop.stop):
         try:
             step = await loop.run(observer, first_step=first_step, num_steps=run.num_steps)

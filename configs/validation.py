@@ -24,6 +24,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "mix.data": "data: {train: texts.parquet}",
     "mix.data.reasoning_gym.task": "task: lcm",
     "num_steps": "num_steps: 100",
+    "rollout.autoscale.max_workers": "max_workers: 4",
     "rewards": "rewards: [{use: math}]",
     "rewards.N.use": "use: math",
 }

@@ -6,6 +6,7 @@ works with the trajectories' floats alone.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -108,6 +109,11 @@ class Trajectory:
     def num_tokens(self) -> int:
         """Prompt and response together."""
         return self.num_prompt_tokens + self.num_response_tokens
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether its log-probs are numbers; an engine with broken weights or kernels gives others."""
+        return isfinite(self.mean_logprob)
 
     @property
     def is_truncated(self) -> bool:

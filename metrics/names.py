@@ -173,6 +173,33 @@ _ROWS: Final[tuple[Metric, ...]] = (
         {f"share/{phase}": f"part of the step's time: {meaning}" for phase, meaning in PHASES.items()},
     ),
     *_rows("share", Reduction.MAX, {"share/other": "part of the step's time that no phase covers"}),
+    *_rows(
+        "workers",
+        Reduction.LAST,
+        {
+            "rollout/workers": "rollout workers that have an engine",
+            "rollout/slow_workers": "those whose engine is slower than the others' (rollout.slow_worker_factor)",
+        },
+    ),
+    *_rows("processes", Reduction.SUM, {"rollout/restarts": "rollout workers replaced since the start"}),
+    *_rows("groups", Reduction.SUM, {"rollout/backup_leases": "groups of slow workers given to others too"}),
+    *_rows(
+        "tokens/s",
+        Reduction.SUM,
+        {
+            "rollout/tokens_per_second": "response tokens that all rollout workers sample a second of the step",
+            "speed/<worker>": "response tokens that one worker samples a second of the step",
+        },
+    ),
+    *_rows(
+        "share",
+        Reduction.MEAN,
+        {
+            "rollout/idle_fraction": "part of the step in which a worker has nothing to sample, mean over workers",
+            "idle/<worker>": "the same of one worker",
+        },
+    ),
+    *_rows("", Reduction.MAX, {"slowness/<worker>": "times as slow as the other workers; 1 unless it is slow"}),
     *_rows("tokens/s", Reduction.SUM, {"throughput/tokens_per_second": "prompt and response tokens trained a second"}),
     *_rows(
         "TFLOP/s",

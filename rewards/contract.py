@@ -21,11 +21,12 @@ class Status(StrEnum):
     TIMEOUT = "timeout"
     MEMORY = "memory"
     ERROR = "error"
+    UNSOUND = "unsound"  # its log-probs are not numbers: the engine that sampled it is broken
 
     @property
     def is_failure(self) -> bool:
         """Something broke: counted against `reward_pool.max_error_rate`."""
-        return self in (Status.TIMEOUT, Status.MEMORY, Status.ERROR)
+        return self in (Status.TIMEOUT, Status.MEMORY, Status.ERROR, Status.UNSOUND)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

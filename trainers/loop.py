@@ -18,7 +18,7 @@ from typing import Any
 from experience.buffer import Buffer
 from experience.records import Group, Prompt, Sampling, Scored, Trajectory
 from metrics.meter import Meter
-from rewards.contract import RewardInput
+from rewards.contract import RewardInput, Score, Status
 from rewards.health import are_equal, check_equal_steps, check_failures, check_first_step
 from trainers.credit import Credit, CreditAssigner
 from trainers.roles import Learner, Prompts, Rewards, Rollouts
@@ -94,6 +94,10 @@ class Loop:
     def step(self) -> int:
         """Training steps done since the start of the first run; also the version of the policy."""
         return self._buffer.version
+
+    def standing(self) -> Mapping[str, int]:
+        """How it stands, for whoever looks on."""
+        return {"step": self.step, "in_flight": self._buffer.num_in_flight, "finished": self._buffer.num_finished}
 
     def stop(self) -> None:
         """Finish the step that is being trained, then end."""
@@ -173,7 +177,7 @@ class Loop:
         # The greedy response comes last, with an id of its own; the others are in sample order.
         trajectories = [t if t.sample_index == i else replace(t, sample_index=i) for i, t in enumerate(together)]
         scores = await self._rewards.score([reward_input(trajectory) for trajectory in trajectories])
-        scored = [Scored(trajectory=t, score=s) for t, s in zip(trajectories, scores, strict=True)]
+        scored = [Scored(trajectory=t, score=verdict(t, s)) for t, s in zip(trajectories, scores, strict=True)]
         num_samples = self._schedule.sampling.num_samples
         greedy = scored[num_samples] if self._schedule.greedy else None
         return Group(prompt=prompt, samples=tuple(scored[:num_samples]), greedy=greedy)
@@ -195,6 +199,7 @@ class Loop:
                 "group/dropped": float(self._dropped),
                 **({"policy/kl_coef": credit.batch.kl_coef} if credit.batch.kl_coef else {}),
                 **learned,
+                **self._rollouts.metrics(),
             }
             self._dropped = 0
             await observer.after_step(self.step + 1)
@@ -240,6 +245,14 @@ class Loop:
         """Give the learner's weights to every rollout worker, as `version`."""
         with self._meter.phase("sync"):
             await self._rollouts.load(await self._learner.publish(version))
+
+
+def verdict(trajectory: Trajectory, score: Score) -> Score:
+    """The score, unless nothing can be learned from the sample whatever its reward."""
+    if trajectory.is_sound:
+        return score
+    logger.warning("sample %s of %s is left out: its log-probs are not numbers", trajectory.id, trajectory.worker)
+    return Score(value=None, status=Status.UNSOUND, detail=f"{trajectory.worker} gave log-probs that are not numbers")
 
 
 def reward_input(trajectory: Trajectory) -> RewardInput:

@@ -28,6 +28,10 @@ class Rollouts(Protocol):
         """Give every worker these weights; returns when each has proven that it holds them."""
         ...
 
+    def metrics(self) -> Mapping[str, float]:
+        """What the workers did since the last call, by name."""
+        ...
+
     async def block(self, handle: BlockHandle) -> TokenBlock:
         """The tokens behind a handle (for storing samples; the loop itself never reads them)."""
         ...

@@ -32,6 +32,7 @@ class SupervisedLoop:
         self._make_batch = make_batch
         self._meter = meter
         self._is_stopping = False
+        self.step = 0  # steps done
 
     def stop(self) -> None:
         """Finish the step that runs, then end."""
@@ -39,6 +40,7 @@ class SupervisedLoop:
 
     async def run(self, observer: StepObserver, *, first_step: int, num_steps: int) -> int:
         """Train; returns the steps done in all."""
+        self.step = first_step
         upcoming = asyncio.create_task(asyncio.to_thread(self._make_batch, first_step))
         for step in range(first_step, num_steps):
             self._meter.begin_step()
@@ -47,9 +49,9 @@ class SupervisedLoop:
             upcoming = asyncio.create_task(asyncio.to_thread(self._make_batch, step + 1))
             with self._meter.phase("train"):
                 metrics = await self._learner.update(batch)
-            await observer.after_step(step + 1, metrics)
+            self.step = step + 1
+            await observer.after_step(self.step, metrics)
             if self._is_stopping:
-                num_steps = step + 1
                 break
         await upcoming
-        return max(first_step, num_steps)
+        return self.step

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.schema.base import Section
 from configs.schema.model import Dtype
@@ -19,11 +19,34 @@ class SamplingConfig(Section):
     """Longest response, in tokens; longer ones are cut, and marked as cut."""
 
 
+class AutoscaleConfig(Section):
+    """How many rollout workers a run has, by how long the trainer waits for them."""
+
+    min_workers: int = Field(default=1, ge=1)
+    """Never fewer."""
+    max_workers: int = Field(ge=1)
+    """Never more; a local cluster has room for so many."""
+    wait_share: float = Field(default=0.3, gt=0, lt=1)
+    """One worker more when the trainer waits for samples for more than this part of a step."""
+    idle_share: float = Field(default=0.5, gt=0, lt=1)
+    """One worker less when the workers have nothing to do for more than this part of a step."""
+    steps: int = Field(default=3, ge=1)
+    """Steps in a row that must agree, and that pass before the next change."""
+
+    @model_validator(mode="after")
+    def _has_a_range(self) -> "AutoscaleConfig":
+        if self.max_workers < self.min_workers:
+            raise ValueError(f"max_workers={self.max_workers} is less than min_workers={self.min_workers}")
+        return self
+
+
 class RolloutConfig(Section):
     """The fleet of vLLM workers."""
 
     num_workers: int = Field(default=1, ge=1)
     """Rollout workers, one engine each."""
+    autoscale: AutoscaleConfig | None = None
+    """Workers join and leave while the run goes on; none: only when `wutong scale` says so."""
     prompts_per_step: int = Field(default=64, ge=1)
     """Groups that make one training step."""
     group_size: int = Field(default=8, ge=1)
@@ -32,6 +55,8 @@ class RolloutConfig(Section):
     """How responses are drawn."""
     max_staleness: int = Field(default=0, ge=0, le=64)
     """Policy versions that may lie between sampling and training; 0: strictly on-policy."""
+    weight_update: Literal["in_flight", "between_requests"] = "in_flight"
+    """New weights reach an engine at once, and its sequences go on under them; or when it has finished what it has."""
     dtype: Dtype = "float32"
     """Precision of the engine's weights; should equal model.dtype."""
     lora_sync: LoraSync = "merged"
@@ -52,8 +77,12 @@ class RolloutConfig(Section):
     """Longest time that an engine may take to start."""
     progress_timeout_seconds: float = Field(default=300, gt=0)
     """An engine with work that makes no token for this long is taken for hung."""
+    slow_worker_factor: float = Field(default=3.0, ge=1.5)
+    """A worker whose engine takes so many times the others' seconds a step is slow: it is named, and given less."""
+    backup_leases: bool = True
+    """Once nothing else waits, workers that are free sample what slow ones still hold; the first one counts."""
     max_restarts: int = Field(default=3, ge=0)
-    """How often one worker is replaced before the run stops."""
+    """How often one worker is replaced before it is given up."""
 
 
 class EvaluationConfig(Section):

@@ -1,11 +1,15 @@
 """A sampling engine without a model, for what is about workers and not about sampling.
 
-Its tokens depend on each sequence's seed alone.
+Its tokens depend on each sequence's seed alone. A file in the model's folder, called after a fault and a process,
+makes that process have the fault: `slow_1234`, `nan_1234`, `refuse_1234`.
 """
 
+import math
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +19,7 @@ from experience.episode import Completion
 
 LIGHT_ENGINE = "tests.actors.light_engine:LightEngine"
 SECONDS_PER_STEP = 0.001
+TIMES_SLOWER = 10
 
 
 @dataclass(slots=True)
@@ -33,6 +38,7 @@ class LightEngine:
         self.num_tokens = 0
         self.ties_embeddings = False
         self._running: dict[str, _Sequence] = {}
+        self._folder = Path(spec.model_path)
 
     @property
     def num_running(self) -> int:
@@ -43,9 +49,13 @@ class LightEngine:
         draw = np.random.default_rng(request.seed).lognormal(mean=np.log(request.max_tokens / 6), sigma=0.8)
         self._running[request.id] = _Sequence(request=request, length=int(np.clip(draw, 1, request.max_tokens)))
 
+    def abort(self, request_ids: Sequence[str]) -> None:
+        for id_ in request_ids:
+            self._running.pop(id_, None)
+
     def step(self) -> list[tuple[str, Completion]]:
         assert self.version is not None, "an engine without proven weights must not sample"
-        time.sleep(SECONDS_PER_STEP)
+        time.sleep(SECONDS_PER_STEP * (TIMES_SLOWER if self._has("slow") else 1))
         finished = []
         for id_, sequence in list(self._running.items()):
             place = len(sequence.tokens)
@@ -54,10 +64,15 @@ class LightEngine:
             self.num_tokens += 1
             if len(sequence.tokens) == sequence.length:
                 del self._running[id_]
-                finished.append((id_, _completion(sequence)))
+                finished.append((id_, _completion(sequence, math.nan if self._has("nan") else -1.0)))
         return finished
 
+    def _has(self, fault: str) -> bool:
+        return (self._folder / f"{fault}_{os.getpid()}").exists()
+
     def load(self, version: int, tensors: Iterable[Any]) -> None:
+        if self._has("refuse"):
+            raise RuntimeError("half of the weights did not come")
         for _ in tensors:
             pass
         self.version = version
@@ -69,11 +84,11 @@ class LightEngine:
         self._running.clear()
 
 
-def _completion(sequence: _Sequence) -> Completion:
+def _completion(sequence: _Sequence, logprob: float) -> Completion:
     is_cut = sequence.length == sequence.request.max_tokens
     return Completion(
         tokens=np.array(sequence.tokens, dtype=np.int32),
-        logprobs=np.full(len(sequence.tokens), -1.0, dtype=np.float32),
+        logprobs=np.full(len(sequence.tokens), logprob, dtype=np.float32),
         versions=np.array(sequence.versions, dtype=np.int32),
         finish_reason="length" if is_cut else "stop",
     )

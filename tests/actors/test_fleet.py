@@ -91,9 +91,9 @@ async def while_sampling(fleet: RolloutFleet, name: str, act: Callable[[], None]
     """32 groups; `act` is done while worker `name` has some of them in the making."""
     waiting = asyncio.ensure_future(generate(fleet, 32))
     worker = fleet.workers[name]
-    begun = (await worker.status()).num_tokens
+    begun = (await worker.status()).progress.num_tokens
     for _ in range(1000):
-        if (await worker.status()).num_tokens > begun:
+        if (await worker.status()).progress.num_tokens > begun:
             break
         await asyncio.sleep(0.01)
     assert worker.leased, "all was done before anything could happen to the worker"

@@ -212,10 +212,10 @@ def test_weights_loaded_in_flight_sample_the_rest(worker: Any, qwen: Path, polic
     models = {1: load_policy(qwen), 2: load_policy(other)}
     second = publish(other, 2)
     ray.get(worker.load.remote(publish(qwen, 1)))
-    begun = ray.get(worker.status.remote()).num_tokens
+    begun = ray.get(worker.status.remote()).progress.num_tokens
     asked = [request(ticket, (40 + ticket, 50), max_response_tokens=250) for ticket in range(8)]
     ray.get(worker.submit.remote(asked))
-    while ray.get(worker.status.remote()).num_tokens < begun + 16:
+    while ray.get(worker.status.remote()).progress.num_tokens < begun + 16:
         time.sleep(0.01)
     ray.get(worker.load.remote(second))
 

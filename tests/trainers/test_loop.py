@@ -49,6 +49,9 @@ class Sampler:
         self.version = weights.version
         self.events.append(f"load {weights.version}")
 
+    def metrics(self) -> Mapping[str, float]:
+        return {"rollout/workers": 1.0}
+
     async def block(self, handle: BlockHandle) -> TokenBlock:
         raise NotImplementedError
 

@@ -1,0 +1,75 @@
+"""What the outside may see of a run, and ask of it, while it goes on."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from actors.fleet import RolloutFleet
+from cluster.control import Desk, Scale, Stop, stop_by_signal
+from cluster.folder import RunFolder
+from cluster.outcome import Outcome
+from cluster.scaling import Autoscaler, Scaler
+from cluster.status import StatusFile, workers
+from configs.schema import BaseRun
+from configs.schema.rollout import AutoscaleConfig
+
+
+class Steering:
+    """One run's status file and autoscaler. What trains tells it how it stands."""
+
+    def __init__(self, status: StatusFile, fleet: RolloutFleet | None, autoscaler: Autoscaler | None) -> None:
+        self._status, self._fleet, self._autoscaler = status, fleet, autoscaler
+        self._standing: Callable[[], Mapping[str, Any]] = dict
+        status.snapshot = self._snapshot
+
+    def follow(self, standing: Callable[[], Mapping[str, Any]]) -> None:
+        """Training goes on, and `standing` says how it stands: step, groups in flight ..."""
+        self._status.state = "running"
+        self._standing = standing
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """A step is over: see metrics.sink.Sink."""
+        if self._autoscaler is not None and step:
+            self._autoscaler.after_step(values)
+
+    def close(self) -> None:
+        """See metrics.sink.Sink."""
+
+    def end(self, outcome: Outcome) -> Outcome:
+        """It is over, in order."""
+        self._status.state = "finished" if outcome.is_finished else "stopped"
+        self._standing = lambda: {"step": outcome.step}
+        self._fleet = None
+        return outcome
+
+    def _snapshot(self) -> Mapping[str, Any]:
+        if self._fleet is None:
+            return self._standing()
+        fleet = {
+            "workers": workers(self._fleet),
+            "restarts": self._fleet.num_restarts,
+            "waiting": self._fleet.leases.num_waiting,
+        }
+        return {**self._standing(), **fleet}
+
+
+@contextlib.asynccontextmanager
+async def steered(
+    run: BaseRun,
+    folder: RunFolder,
+    fleet: RolloutFleet | None = None,
+    autoscale: AutoscaleConfig | None = None,
+) -> AsyncIterator[Steering]:
+    """Inside, `status.json` is kept, and requests in the run's folder are carried out."""
+    status = StatusFile(folder.status, run=run.name, num_steps=run.num_steps)
+    scaler = None if fleet is None else Scaler(fleet)
+    autoscaler = None
+    if fleet is not None and scaler is not None and autoscale is not None:
+        autoscaler = Autoscaler(autoscale, scaler, fleet)
+    desk = Desk(folder.path, {Stop: stop_by_signal, **({} if scaler is None else {Scale: scaler.requested})})
+    async with status.kept(), desk.serving():
+        try:
+            yield Steering(status, fleet, autoscaler)
+        finally:
+            if autoscaler is not None:
+                autoscaler.close()
