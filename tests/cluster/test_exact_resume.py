@@ -19,7 +19,8 @@ from tests.cluster.starts import RULES, Start, described, last_step
 pytestmark = pytest.mark.slow
 
 NUM_STEPS = 6
-PASSING = ("time", "share/", "throughput/", "memory/")  # metrics that say how fast, and on what
+# Metrics that say how fast, and on what.
+PASSING = ("time", "share/", "throughput/", "memory/", "rollout/", "speed/", "idle/", "slowness/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
