@@ -69,7 +69,9 @@ def train(
 
     outcome = launch(run, resume=resume, exact=exact, allow=allow or ())
     if not outcome.is_finished:
-        again = shlex.join(["wutong", "train", str(recipe), *(overrides or ()), "--resume"])
+        again = shlex.join(
+            ["wutong", "train", str(recipe), *(overrides or ()), "--resume", *(["--exact"] if exact else [])]
+        )
         errors.print(f"stopped after step {outcome.step}; go on with: {again}", markup=False, soft_wrap=True)
         raise typer.Exit(STOPPED_RESUMABLE)
 

@@ -161,6 +161,8 @@ async def _train(
             meter.timeline.write(folder.timeline)
         if loop.is_between_steps:
             await saver.save(loop.step)
+        else:
+            logger.warning("step %d was cut short, and is not saved: it will be done again", loop.step + 1)
         is_finished = loop.step == run.num_steps
         if is_finished:
             await roles.learner.export(folder.export)

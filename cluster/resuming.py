@@ -49,6 +49,9 @@ SIZES = (
     "critic.num_ranks",
     "reference.num_ranks",
     "rollout.num_workers",
+    "rollout.autoscale",
+    "rollout.slow_worker_factor",
+    "rollout.backup_leases",
     "reward_pool.num_processes",
     "reward_model.num_replicas",
 )

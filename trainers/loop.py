@@ -193,19 +193,21 @@ class Loop:
             learned = await self._learn(credit)
             self._assigner.observe(credit, learned)
             await self._refresh_reference(self.step + 1)
-            await self._publish(self.step + 1)
             metrics = {
                 **summarise(credit.groups, self.step),
                 "group/dropped": float(self._dropped),
                 **({"policy/kl_coef": credit.batch.kl_coef} if credit.batch.kl_coef else {}),
                 **learned,
-                **self._rollouts.metrics(),
             }
             self._dropped = 0
-            await observer.after_step(self.step + 1)
-            self._buffer.advance()
-            self.is_between_steps = True
-            observer.record(self.step, credit, {**metrics, **self._meter.end_step()})
+            try:
+                await self._publish(self.step + 1)
+                await observer.after_step(self.step + 1)
+            finally:  # it is learned, also where its weights reached no worker: it must not be done again
+                self._buffer.advance()
+                self.is_between_steps = True
+                spent = {**self._rollouts.metrics(), **self._meter.end_step()}
+                observer.record(self.step, credit, {**metrics, **spent})
 
     async def _learn(self, credit: Credit) -> Mapping[str, float]:
         """Update the weights; they stay as they are where no sample can be learned from."""

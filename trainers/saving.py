@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -64,6 +63,7 @@ async def complete(draft: Path, folder: Path, written: Written, snapshot: Snapsh
 class _Save(NamedTuple):
     step: int
     draft: Path
+    recorded: asyncio.Event
     completing: asyncio.Task[None]
 
 
@@ -89,7 +89,6 @@ class Saver:
         self._learner = learner
         self._folder = folder
         self._snapshot = snapshot
-        self._records: defaultdict[int, asyncio.Event] = defaultdict(asyncio.Event)
         self._under_way: _Save | None = None
         self._saved_step: int | None = None
         self._failures: list[OSError] = []  # in a row
@@ -108,14 +107,15 @@ class Saver:
 
     def recorded(self, step: int) -> None:
         """What the run says of the step is on disk. A run that goes on from its checkpoint won't say it again."""
-        self._records[step].set()
+        if self._under_way is not None and self._under_way.step == step:
+            self._under_way.recorded.set()
 
     async def save(self, step: int) -> None:
         """Save the last step, which is recorded by now, unless that is done. OSError when it fails."""
-        self.recorded(step)
         await self._settle()
         if self._saved_step != step:
             await self._begin(step)
+            self.recorded(step)
             await self._settle()
         if self._saved_step != step:
             raise self._failures[-1]
@@ -125,11 +125,12 @@ class Saver:
         if self._under_way is None:
             return
         save = self._under_way
-        if not self._records[save.step].is_set():
+        if not save.recorded.is_set():
             save.completing.cancel()
         await asyncio.wait([save.completing])
         if save.completing.cancelled():
             checkpoint.discard(save.draft)
+            self._under_way = None
 
     async def _begin(self, step: int) -> None:
         snapshot, folder = self._snapshot(step), checkpoint.folder_of(self._folder, step)
@@ -138,17 +139,22 @@ class Saver:
         except OSError as error:
             self._fail(step, error)
             return
-        completing = asyncio.create_task(self._complete(step, draft, written, snapshot))
-        self._under_way = _Save(step, draft, completing)
+        recorded = asyncio.Event()
+        completing = asyncio.create_task(self._complete(step, draft, written, snapshot, recorded))
+        self._under_way = _Save(step, draft, recorded, completing)
 
     async def _settle(self) -> None:
         """Wait for the save under way, if there is one. Raises what no disk is to blame for."""
         if self._under_way is not None:
-            save, self._under_way = self._under_way, None
-            await save.completing
+            try:
+                await self._under_way.completing
+            finally:
+                self._under_way = None
 
-    async def _complete(self, step: int, draft: Path, written: Written, snapshot: Snapshot) -> None:
-        await self._records[step].wait()
+    async def _complete(
+        self, step: int, draft: Path, written: Written, snapshot: Snapshot, recorded: asyncio.Event
+    ) -> None:
+        await recorded.wait()
         try:
             await complete(draft, checkpoint.folder_of(self._folder, step), written, snapshot)
             await asyncio.to_thread(self._prune)

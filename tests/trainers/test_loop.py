@@ -264,8 +264,8 @@ def test_a_failing_rollout_ends_the_run_with_its_own_error() -> None:
         run_loop(steps=1, sampler=Broken([]))
 
 
-def test_a_learner_that_was_left_between_two_versions_is_known() -> None:
-    """Its weights are no longer those of the step: a checkpoint of them would train the step twice."""
+def test_a_step_that_is_learned_counts_and_one_that_was_cut_short_is_known() -> None:
+    """Else a checkpoint would hold weights that have moved on from its step, which would then be learned twice."""
 
     class LosesWorkers(Sampler):
         async def load(self, weights: Weights) -> None:
@@ -273,17 +273,23 @@ def test_a_learner_that_was_left_between_two_versions_is_known() -> None:
                 raise RuntimeError("no worker is left")
             await super().load(weights)
 
+    class CutShort(Recorder):
+        async def update(self, batch: Batch) -> Mapping[str, float]:
+            if len(self.batches) + 1 == cut_at:
+                raise RuntimeError("no worker is left")
+            return await super().update(batch)
+
     found = {}
-    for lost_at in (0, 2):
+    for lost_at, cut_at in ((0, None), (2, None), (None, 2)):
         shape = BatchShape(mini_batches=1, epochs=1, num_ranks=1, tokens_per_micro_batch=64, max_response_tokens=4)
-        roles = Roles(prompts=Numbers(), rollouts=LosesWorkers([]), rewards=SampleIndex(), learner=Recorder([]))
+        roles = Roles(prompts=Numbers(), rollouts=LosesWorkers([]), rewards=SampleIndex(), learner=CutShort([]))
         schedule = Schedule(first_step=0, num_steps=3, prompts_per_step=2, max_staleness=0, sampling=SAMPLING)
         assigner = CreditAssigner(resolve(AlgorithmConfig(name="dr_grpo")), shape)
         loop = Loop(schedule=schedule, roles=roles, assigner=assigner, meter=Meter())
         with pytest.raises(RuntimeError, match="no worker is left"):
-            asyncio.run(loop.run(Keeper()))
-        found[lost_at] = loop.step, loop.is_between_steps
-    assert found == {0: (0, True), 2: (1, False)}
+            asyncio.run(loop.run(keeper := Keeper()))
+        found[lost_at, cut_at] = loop.step, loop.is_between_steps, len(keeper.ordinals)
+    assert found == {(0, None): (0, True, 0), (2, None): (2, True, 2), (None, 2): (1, False, 1)}
 
 
 def test_stop_ends_after_the_step_that_runs() -> None:
