@@ -10,6 +10,7 @@ leased to it until the whole group is back; when it is lost, its groups return t
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from actors.messages import GroupRequest, GroupResult, RolloutSpec, StartFacts
 from actors.rollout import check_length
 from actors.rollout_handle import WorkerHandle, WorkerLost
 from experience.records import BlockHandle, Prompt, Sampling, TokenBlock, Trajectory, Weights
+from metrics.waits import waited
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +72,8 @@ class RolloutFleet:
         self._tickets[self._num_tickets] = _Ticket(prompt=prompt, sampling=sampling, future=future)
         self._queue.append(self._num_tickets)
         self._request_dispatch()
-        return await future
+        # A worker that does not get on is replaced by its own deadlines.
+        return await waited(future, what="a group", owner="rollout fleet", seconds=math.inf)
 
     async def load(self, weights: Weights) -> None:
         """Give every worker these weights, also those that join later."""
@@ -80,7 +83,10 @@ class RolloutFleet:
 
     async def block(self, handle: BlockHandle) -> TokenBlock:
         """The tokens behind a handle."""
-        return await handle
+        return await waited(handle, what="tokens", owner="object store")
+
+    def __str__(self) -> str:
+        return "; ".join([f"{len(self._queue)} groups in the queue", *map(str, self.workers.values())])
 
     def add_worker(self) -> str:
         """Start one more worker; its name."""
@@ -102,14 +108,14 @@ class RolloutFleet:
             self._notify()
         else:
             life.cancel()
-        await asyncio.wait([life])
+        await waited(asyncio.wait([life]), what=f"the last groups of {name}", owner=name, seconds=math.inf)
 
     async def close(self) -> None:
         """End all workers at once. Whoever still waits for a group gets FleetFailed."""
         lives = list(self._lives.values())
         for life in lives:
             life.cancel()
-        await asyncio.gather(*lives, return_exceptions=True)
+        await waited(asyncio.gather(*lives, return_exceptions=True), what="the end", owner="rollout workers")
         self._fail(FleetFailed("the rollout fleet was closed"))
 
     async def _live(self, name: str) -> None:
@@ -217,7 +223,7 @@ class RolloutFleet:
             if condition():
                 return
             self._observers.append(asyncio.get_running_loop().create_future())
-            await self._observers[-1]
+            await waited(self._observers[-1], what="a change", owner="rollout fleet", seconds=math.inf)
 
     def _notify(self) -> None:
         """Let everybody in `_until` look again."""
@@ -231,13 +237,14 @@ async def race(*rivals: Coroutine[Any, Any, None]) -> None:
     """Run all until the first one ends, with its result or its error; the others are cancelled."""
     tasks = [asyncio.create_task(rival) for rival in rivals]
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        ended = asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await waited(ended, what="the first to end", owner="a worker's tasks", seconds=math.inf)
         for task in done:
             task.result()
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await waited(asyncio.gather(*tasks, return_exceptions=True), what="the end", owner="a worker's tasks")
 
 
 def group_request(number: int, ticket: _Ticket) -> GroupRequest:

@@ -18,6 +18,7 @@ from actors.lane_groups import CriticGroup, PolicyGroup, ReferenceGroup
 from actors.ranks import RankGroup, TrainerGroupError, shared
 from actors.trainer import TrainerGroup
 from experience.records import Batch, Weights
+from metrics.waits import waited
 from trainers import checkpoint
 from trainers.learner import LearnerSpec
 from trainers.policy import PolicyObjective
@@ -117,7 +118,8 @@ class SpreadLearner:
 
     async def load(self, folder: Path) -> Mapping[str, Any]:
         """See `TrainerGroup.load`."""
-        manifest = await asyncio.to_thread(checkpoint.verify, folder)
+        verified = asyncio.to_thread(checkpoint.verify, folder)
+        manifest = await waited(verified, what=f"the checksums of {folder.name}", owner="disk")
         checkpoint.check_ranks(folder, manifest, len(self._groups.policy), self._own_ranks())
         await self._together(*(group.load_part(folder) for group in self._groups.all))
         return checkpoint.read_state(folder)

@@ -1,6 +1,7 @@
 """The driver's view of one rollout worker, from its birth to its loss."""
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Mapping
 from typing import Any, NoReturn, TypeVar
@@ -11,6 +12,8 @@ from ray.exceptions import RayError, RayTaskError
 from actors.messages import EngineFailed, GroupRequest, Harvest, RolloutSpec, StartFacts, WorkerStatus
 from actors.rollout import RolloutWorker, environment
 from experience.records import BlockHandle, Weights
+from metrics import activity
+from metrics.waits import Overdue, reported, waited
 
 Reply = TypeVar("Reply")
 
@@ -40,16 +43,17 @@ class WorkerHandle:
         resources = {"num_cpus": spec.config.threads_per_worker, "num_gpus": 1 if spec.use_gpu else 0}
         defaults = resources | {"runtime_env": {"env_vars": environment(spec)}, "max_restarts": 0}
         # With Ray's own restarts an actor would come back without weights and unknown to its fleet.
-        self.actor: Any = ray.remote(RolloutWorker).options(**(defaults | dict(options))).remote(spec)
+        self.actor: Any = ray.remote(RolloutWorker).options(**(defaults | dict(options))).remote(spec, name)
 
     async def start(self) -> StartFacts:
         """Wait until the engine runs."""
-        return await self._reply(self.actor.start.remote(), self._config.start_timeout_seconds)
+        return await self._reply("its start", self.actor.start.remote(), self._config.start_timeout_seconds)
 
     async def load(self, weights: Weights) -> None:
         """Give it these weights; returns when it has proven that it holds them."""
         self._is_loading = True
-        checksum = await self._reply(self.actor.load.remote(weights), self._config.start_timeout_seconds)
+        reply = self.actor.load.remote(weights)
+        checksum = await self._reply("loading weights", reply, self._config.start_timeout_seconds)
         self._is_loading = False
         if checksum != weights.checksum:
             raise WorkerLost(f"{self.name}: loaded checksum {checksum}, published was {weights.checksum}")
@@ -74,15 +78,15 @@ class WorkerHandle:
     async def deliver(self) -> NoReturn:
         """Send what is assigned, for ever."""
         while True:
-            await self._has_outbox.wait()
+            await waited(self._has_outbox.wait(), what=f"groups for {self.name}", owner="sampler", seconds=math.inf)
             self._has_outbox.clear()
             requests, self._outbox = self._outbox, []
-            await self._reply(self.actor.submit.remote(requests), self._config.progress_timeout_seconds)
+            await self._reply("new groups", self.actor.submit.remote(requests), self._config.progress_timeout_seconds)
 
     async def collect(self) -> tuple[Harvest, BlockHandle]:
         """The next finished groups, whose leases end here, and the handle of their tokens."""
         reply, block = self.actor.collect.remote()
-        harvest: Harvest = await self._reply(reply)
+        harvest: Harvest = await self._reply("a finished group", reply, math.inf)  # `watch` ends it
         self._num_finished = harvest.num_finished
         for group in harvest.groups:
             del self.leased[group.ticket]
@@ -95,30 +99,37 @@ class WorkerHandle:
         while True:
             await asyncio.sleep(min(5.0, limit / 4))
             status = await self.status()
+            if status.num_tokens != num_tokens:
+                activity.note(f"sampling: {self.name} has made {status.num_tokens} tokens")
             if status.num_tokens != num_tokens or self._is_loading or not self.leased:
                 num_tokens, since = status.num_tokens, time.monotonic()
             elif time.monotonic() - since > limit:
-                raise WorkerLost(f"{self.name}: made no token for {limit:g} s with {len(self.leased)} groups to sample")
+                cause = f"{self.name}: made no token for {limit:g} s with {len(self.leased)} groups to sample"
+                raise WorkerLost(cause + await reported(cause))
 
     async def status(self) -> WorkerStatus:
         """One look at it."""
-        return await self._reply(self.actor.status.remote(), self._config.progress_timeout_seconds)
+        return await self._reply("its status", self.actor.status.remote(), self._config.progress_timeout_seconds)
 
     def kill(self) -> None:
         """End the process at once."""
         ray.kill(self.actor)
 
-    async def _reply(self, reply: Awaitable[Reply], timeout_seconds: float | None = None) -> Reply:
+    def __str__(self) -> str:
+        state = "draining" if self.is_draining else "loading" if self._is_loading else "serving"
+        return f"{self.name} ({state}): {len(self.leased)} groups leased, {self.num_unfinished} samples unfinished"
+
+    async def _reply(self, what: str, reply: Awaitable[Reply], seconds: float) -> Reply:
         try:
-            return await asyncio.wait_for(reply, timeout_seconds)
+            return await waited(reply, what=what, owner=self.name, seconds=seconds)
         except RayTaskError as error:
             if isinstance(error.cause, ValueError):
                 raise ValueError(f"{self.name}: {error.cause}") from None
             raise WorkerLost(f"{self.name}: {error.cause}") from None
         except (RayError, EngineFailed) as error:
             raise WorkerLost(f"{self.name}: {one_line(error)}") from None
-        except TimeoutError:
-            raise WorkerLost(f"{self.name}: no answer within {timeout_seconds:g} s") from None
+        except Overdue as overdue:
+            raise WorkerLost(str(overdue)) from None
 
 
 def one_line(error: Exception) -> str:

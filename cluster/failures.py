@@ -3,6 +3,7 @@
 from actors.fleet import FleetFailed
 from actors.ranks import TrainerGroupError
 from cluster.signals import Interrupted
+from metrics.waits import Overdue
 from rewards.contract import RewardOutage
 
-FAILURES = (FleetFailed, Interrupted, RewardOutage, TrainerGroupError)
+FAILURES = (FleetFailed, Interrupted, Overdue, RewardOutage, TrainerGroupError)

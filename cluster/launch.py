@@ -1,14 +1,18 @@
 """Running one stage from its recipe: the folder, the lock, the resume, and which stage it is."""
 
 import asyncio
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 from cluster import imitation, preferences, reinforce, supervise
+from cluster.doctor import Doctor
 from cluster.folder import RunFolder
 from cluster.inputs import absolute
 from cluster.outcome import Outcome
 from cluster.plan_start import plan_at_start
 from configs.schema import DpoRun, RewardModelRun, RlRun, Run
+from metrics.waits import watched_by
 from trainers import checkpoint
 
 
@@ -19,13 +23,19 @@ def launch(run: Run, *, resume: bool = False) -> Outcome:
     with folder.opened(run, resume=resume):
         plan_at_start(run, folder.plan)
         start = _newest_checkpoint(folder) if resume else None
-        if isinstance(run, RlRun):
-            return asyncio.run(reinforce.train(run, reinforce.read_inputs(run, folder), folder, start))
-        if isinstance(run, RewardModelRun | DpoRun):
-            inputs = preferences.read_inputs(run, folder)
-        else:
-            inputs = imitation.read_inputs(run, folder)
-        return asyncio.run(supervise.train(run, inputs, folder, start))
+        with watched_by(Doctor(folder.path).report, run.hang_timeout_seconds):
+            return asyncio.run(_stage(run, folder, start))
+
+
+def _stage(run: Run, folder: RunFolder, start: Path | None) -> Coroutine[Any, Any, Outcome]:
+    """The stage's work, with its inputs read and checked already."""
+    if isinstance(run, RlRun):
+        return reinforce.train(run, reinforce.read_inputs(run, folder), folder, start)
+    if isinstance(run, RewardModelRun | DpoRun):
+        inputs = preferences.read_inputs(run, folder)
+    else:
+        inputs = imitation.read_inputs(run, folder)
+    return supervise.train(run, inputs, folder, start)
 
 
 def _newest_checkpoint(folder: RunFolder) -> Path:

@@ -28,6 +28,7 @@ from configs.schema import RlRun
 from experience.prompts import PromptStream, eval_prompts
 from experience.records import Prompt
 from experience.tokenizer import stop_token_ids
+from metrics.waits import shown
 from rewards.pool import RewardPool
 from rewards.remote import RewardOutage
 from trainers.credit import CreditAssigner
@@ -101,6 +102,8 @@ async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path
                 use_gpu=use_gpu,
             )
         )
+        for name, described in {"rollout fleet": fleet, "reward pool": pool, **learned.fleets}.items():
+            stack.enter_context(shown(name, described.__str__))
         stack.push_async_callback(fleet.close)
         stack.push_async_callback(learned.close)
         spec = rl_specs.learner_spec(run, inputs.objective, use_gpu=use_gpu)

@@ -10,6 +10,7 @@ from configs.schema import RlRun
 from experience.records import BlockHandle, Prompt, Sampling
 from experience.store import write_trajectories
 from metrics.meter import Meter
+from metrics.waits import waited
 from trainers.credit import Credit
 from trainers.evaluation import answer, held_out_metrics
 from trainers.loop import Observer, Roles
@@ -70,7 +71,7 @@ class RlObserver(Observer):
 
     async def close(self) -> None:
         """Wait for the last samples to be written."""
-        await asyncio.gather(*self._writing)
+        await waited(asyncio.gather(*self._writing), what="stored samples", owner="disk")
 
     async def _evaluate(self, step: int) -> None:
         if not self._held_out.prompts:
@@ -94,7 +95,8 @@ class RlObserver(Observer):
         blocks = [found[id(handle)] for handle in handles]
         path = self._folder.trajectories / f"step_{step:06d}.parquet"
         async with self._one_at_a_time:
-            await asyncio.to_thread(write_trajectories, path, step, credit.groups, credit.advantages, blocks)
+            written = asyncio.to_thread(write_trajectories, path, step, credit.groups, credit.advantages, blocks)
+            await waited(written, what=f"the samples of step {step}", owner="disk")
 
 
 def _distinct(handles: Sequence[BlockHandle]) -> Sequence[BlockHandle]:

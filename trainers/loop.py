@@ -11,13 +11,16 @@ take turns; a larger bound lets them overlap. Nothing here knows Ray, vLLM or De
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from experience.buffer import Buffer
 from experience.records import Group, Prompt, Sampling, Scored, Trajectory
+from metrics import activity
 from metrics.meter import Meter
+from metrics.waits import shown, waited
 from rewards.contract import RewardInput
 from rewards.health import are_equal, check_equal_steps, check_failures, check_first_step
 from trainers.credit import Credit, CreditAssigner
@@ -107,31 +110,39 @@ class Loop:
         await self._publish(self.step)
         await observer.before_training(self.step)
         try:
-            async with asyncio.TaskGroup() as tasks:
-
-                def start(work: Coroutine[Any, Any, None]) -> None:
-                    task = tasks.create_task(work)
-                    self._side_tasks.add(task)
-                    task.add_done_callback(self._side_tasks.discard)
-
-                start(self._sample(start, unfinished))
-                await self._train(observer)
-                for task in self._side_tasks:
-                    task.cancel()
+            with shown("buffer", self._buffer.__str__):
+                await self._run(observer, unfinished)
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
+
+    async def _run(self, observer: Observer, unfinished: Sequence[int]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+
+            def start(work: Coroutine[Any, Any, None]) -> None:
+                task = tasks.create_task(work)
+                self._side_tasks.add(task)
+                task.add_done_callback(self._side_tasks.discard)
+
+            start(self._sample(start, unfinished))
+            await self._train(observer)
+            for task in self._side_tasks:
+                task.cancel()
 
     async def _sample(self, start: Callable[[Coroutine[Any, Any, None]], None], unfinished: Sequence[int]) -> None:
         """Consumes prompts; produces rollouts; waits for the buffer's room; unblocked by each new version."""
         for ordinal in unfinished:
-            await self._buffer.admit(ordinal)
+            await self._admitted(ordinal)
             start(self._roll_out(*self._prompts.at(ordinal)))
         while True:
             # Drawn many at a time: tokenising them together costs a tenth of doing it one by one.
             for prompt in self._prompts.at(self._cursor, self._schedule.prompts_per_step):
-                await self._buffer.admit(prompt.ordinal)
+                await self._admitted(prompt.ordinal)
                 self._cursor = prompt.ordinal + 1
                 start(self._roll_out(prompt))
+
+    async def _admitted(self, ordinal: int) -> None:
+        room = self._buffer.admit(ordinal)
+        await waited(room, what="room for a prompt", owner="buffer", seconds=math.inf)  # training makes it
 
     async def _roll_out(self, prompt: Prompt) -> None:
         """Consumes a prompt; produces a scored group in the buffer; waits for a rollout worker and the verifiers."""
@@ -147,10 +158,13 @@ class Loop:
         wanted = [sampling for sampling in (self._schedule.sampling, self._schedule.greedy) if sampling is not None]
         parts = await asyncio.gather(*(self._rollouts.generate(prompt, sampling) for sampling in wanted))
         self._last_generated = self._meter.now()
+        activity.note("sampling")
         together = [trajectory for part in parts for trajectory in part]
         # The greedy response comes last, with an id of its own; the others are in sample order.
         trajectories = [t if t.sample_index == i else replace(t, sample_index=i) for i, t in enumerate(together)]
-        scores = await self._rewards.score([reward_input(trajectory) for trajectory in trajectories])
+        verdicts = self._rewards.score([reward_input(trajectory) for trajectory in trajectories])
+        scores = await waited(verdicts, what="verdicts on a group", owner="rewards", progress=activity.count)
+        activity.note("scoring")
         scored = [Scored(trajectory=t, score=s) for t, s in zip(trajectories, scores, strict=True)]
         num_samples = self._schedule.sampling.num_samples
         greedy = scored[num_samples] if self._schedule.greedy else None
@@ -195,7 +209,9 @@ class Loop:
     async def _take(self) -> list[Group]:
         """The next step's groups. Time until the last response is sampling's, what follows is scoring's."""
         started = self._meter.now()
-        groups = await self._buffer.take()
+        what = f"the groups of step {self.step + 1}"
+        taken = self._buffer.take()
+        groups = await waited(taken, what=what, owner="sampling and scoring", progress=activity.count)
         ended = self._meter.now()
         generated = min(max(self._last_generated, started), ended)
         self._meter.span("generate", started, generated)
@@ -215,7 +231,8 @@ class Loop:
     async def _publish(self, version: int) -> None:
         """Give the learner's weights to every rollout worker, as `version`."""
         with self._meter.phase("sync"):
-            await self._rollouts.load(await self._learner.publish(version))
+            loaded = self._rollouts.load(await self._learner.publish(version))
+            await waited(loaded, what=f"loading version {version}", owner="rollout workers")
 
 
 def reward_input(trajectory: Trajectory) -> RewardInput:

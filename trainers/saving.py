@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from configs.schema import CheckpointConfig
+from metrics.waits import waited
 from trainers import checkpoint
 
 logger = logging.getLogger(__name__)
@@ -23,9 +24,10 @@ async def drafted(
     draft = checkpoint.begin(folder)
     try:
         yield draft
-        await asyncio.to_thread(
+        committed = asyncio.to_thread(
             checkpoint.commit, draft, folder, world_size=world_size, config_digest=config_digest, own_ranks=own_ranks
         )
+        await waited(committed, what=f"the checksums of {folder.name}", owner="disk")
     except BaseException:
         checkpoint.discard(draft)
         raise

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from experience.records import Batch
 from metrics.meter import Meter
+from metrics.waits import waited
 
 
 class Imitator(Protocol):
@@ -43,7 +44,7 @@ class SupervisedLoop:
         for step in range(first_step, num_steps):
             self._meter.begin_step()
             with self._meter.phase("data"):
-                batch = await upcoming
+                batch = await waited(upcoming, what=f"the batch of step {step + 1}", owner="data")
             upcoming = asyncio.create_task(asyncio.to_thread(self._make_batch, step + 1))
             with self._meter.phase("train"):
                 metrics = await self._learner.update(batch)
@@ -51,5 +52,5 @@ class SupervisedLoop:
             if self._is_stopping:
                 num_steps = step + 1
                 break
-        await upcoming
+        await waited(upcoming, what="a batch that is not needed", owner="data")
         return max(first_step, num_steps)

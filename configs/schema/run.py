@@ -54,6 +54,8 @@ class BaseRun(Section):
     """Where metrics go."""
     cluster: ClusterConfig = ClusterConfig()
     """The Ray cluster."""
+    hang_timeout_seconds: float = Field(default=1800, gt=0)
+    """A step, a save or a start that makes no progress for this long is taken for hung: see docs/faults.md."""
     num_steps: int = Field(ge=1)
     """Training steps (one optimiser step each, but for RL with several mini-batches or epochs)."""
 
