@@ -1,9 +1,14 @@
-"""What ends a run through no fault of its recipe: each is told in one line, without a traceback."""
+"""What ends a run through no fault of its recipe: each is told in one line, without a traceback.
+
+After the `RESUMABLE` ones the run can be resumed as it is.
+"""
 
 from actors.fleet import FleetFailed
 from actors.ranks import TrainerGroupError
 from cluster.signals import Interrupted
+from cluster.stopping import Stopped
 from metrics.waits import Overdue
 from rewards.contract import RewardOutage
 
-FAILURES = (FleetFailed, Interrupted, Overdue, RewardOutage, TrainerGroupError)
+FAILURES = (FleetFailed, Interrupted, Overdue, RewardOutage, Stopped, TrainerGroupError)
+RESUMABLE = (Stopped,)

@@ -11,6 +11,8 @@ from cluster.folder import RunFolder
 from cluster.inputs import absolute
 from cluster.outcome import Outcome
 from cluster.plan_start import plan_at_start
+from cluster.signals import raised
+from cluster.stopping import Stop, Stopped
 from configs.schema import DpoRun, RewardModelRun, RlRun, Run
 from metrics.waits import watched_by
 from trainers import checkpoint
@@ -23,19 +25,20 @@ def launch(run: Run, *, resume: bool = False) -> Outcome:
     with folder.opened(run, resume=resume):
         plan_at_start(run, folder.plan)
         start = _newest_checkpoint(folder) if resume else None
-        with watched_by(Doctor(folder.path).report, run.hang_timeout_seconds):
-            return asyncio.run(_stage(run, folder, start))
+        stop = Stop(grace_seconds=run.grace_seconds, max_hours=run.max_hours)
+        with raised(Stopped), watched_by(Doctor(folder.path).report, run.hang_timeout_seconds):
+            return asyncio.run(stop.guards(_stage(run, folder, start, stop)))
 
 
-def _stage(run: Run, folder: RunFolder, start: Path | None) -> Coroutine[Any, Any, Outcome]:
+def _stage(run: Run, folder: RunFolder, start: Path | None, stop: Stop) -> Coroutine[Any, Any, Outcome]:
     """The stage's work, with its inputs read and checked already."""
     if isinstance(run, RlRun):
-        return reinforce.train(run, reinforce.read_inputs(run, folder), folder, start)
+        return reinforce.train(run, reinforce.read_inputs(run, folder), folder, start, stop)
     if isinstance(run, RewardModelRun | DpoRun):
         inputs = preferences.read_inputs(run, folder)
     else:
         inputs = imitation.read_inputs(run, folder)
-    return supervise.train(run, inputs, folder, start)
+    return supervise.train(run, inputs, folder, start, stop)
 
 
 def _newest_checkpoint(folder: RunFolder) -> Path:

@@ -23,7 +23,7 @@ from cluster.outcome import Outcome
 from cluster.restarts import train_with_restarts
 from cluster.rl_observer import HeldOut, RlObserver
 from cluster.session import ray_session
-from cluster.signals import stop_on_signal
+from cluster.stopping import Stop
 from configs.schema import RlRun
 from experience.prompts import PromptStream, eval_prompts
 from experience.records import Prompt
@@ -85,8 +85,8 @@ def read_inputs(run: RlRun, folder: RunFolder) -> Inputs:
     )
 
 
-async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path | None) -> Outcome:
-    """Train to the last step, or until a signal."""
+async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path | None, stop: Stop) -> Outcome:
+    """Train to the last step, or until it is stopped."""
     async with AsyncExitStack() as stack:
         learned = LearnedRewards(run.rewards, run.reward_model)
         pool = RewardPool(run.rewards, run.reward_pool, scorers=learned.fleets)
@@ -111,7 +111,7 @@ async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path
 
         def attempt(learner: Learner, state: Mapping[str, Any]) -> Awaitable[Outcome]:
             roles = Roles(prompts=inputs.prompts, rollouts=fleet, rewards=pool, learner=learner)
-            return _train(run, inputs, folder, roles, state)
+            return _train(run, inputs, folder, roles, state, stop)
 
         return await train_with_restarts(
             learner,
@@ -123,7 +123,9 @@ async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path
         )
 
 
-async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, state: Mapping[str, Any]) -> Outcome:
+async def _train(
+    run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, state: Mapping[str, Any], stop: Stop
+) -> Outcome:
     meter = open_meter(run, folder, state.get("step", 0))
     assigner = CreditAssigner(inputs.algorithm, rl_specs.batch_shape(run), inputs.mixer)
     schedule = rl_specs.schedule(run, inputs.algorithm, state)
@@ -139,7 +141,7 @@ async def _train(run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, st
         assigner.restore(state["assigner"])
     held_out = HeldOut(prompts=inputs.held_out, sampling=rl_specs.held_out_sampling(run))
     observer = RlObserver(run, roles=roles, meter=meter, folder=folder, held_out=held_out, saver=saver)
-    with stop_on_signal(loop.stop):
+    with stop.ends(loop.stop, loop.give_up):
         try:
             await loop.run(observer, unfinished=state.get("begun", ()))
         except (FleetFailed, RewardOutage) as failure:

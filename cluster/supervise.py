@@ -13,7 +13,7 @@ from cluster.meters import open_meter
 from cluster.outcome import Outcome
 from cluster.restarts import train_with_restarts
 from cluster.session import ray_session
-from cluster.signals import stop_on_signal
+from cluster.stopping import Stop
 from configs.digest import config_digest
 from configs.schema import SupervisedRun, TrainerConfig
 from experience.packing import plan_block
@@ -50,14 +50,14 @@ def plan_batch(block: TokenBlock, trainer: TrainerConfig) -> Batch:
     return Batch(blocks=(block,), mini_batches=(plan,))
 
 
-async def train(run: SupervisedRun, inputs: Inputs, folder: RunFolder, resume_from: Path | None) -> Outcome:
-    """Train to the last step, or until a signal."""
+async def train(run: SupervisedRun, inputs: Inputs, folder: RunFolder, resume_from: Path | None, stop: Stop) -> Outcome:
+    """Train to the last step, or until it is stopped."""
     with ExitStack() as stack:
         stack.enter_context(ray_session(run.cluster, num_cpus=run.trainer.num_ranks * run.trainer.threads_per_rank))
         spec = _learner_spec(run, inputs)
         return await train_with_restarts(
             await TrainerGroup.start(spec),
-            lambda learner, state: _train(run, inputs, folder, learner, state.get("step", 0)),
+            lambda learner, state: _train(run, inputs, folder, learner, state.get("step", 0), stop),
             start=lambda: TrainerGroup.start(spec),
             checkpoints=folder.checkpoints,
             resume_from=resume_from,
@@ -88,13 +88,13 @@ class SupervisedObserver:
 
 
 async def _train(
-    run: SupervisedRun, inputs: Inputs, folder: RunFolder, learner: TrainerGroup, first_step: int
+    run: SupervisedRun, inputs: Inputs, folder: RunFolder, learner: TrainerGroup, first_step: int, stop: Stop
 ) -> Outcome:
     meter = open_meter(run, folder, first_step)
     loop = SupervisedLoop(learner=learner, make_batch=inputs.make_batch, meter=meter)
     saver = Saver(run.checkpoint, learner=learner, folder=folder.checkpoints, num_steps=run.num_steps, state=dict)
     observer = SupervisedObserver(run, learner=learner, meter=meter, saver=saver, held_out=inputs.held_out)
-    with stop_on_signal(loop.stop):
+    with stop.ends(loop.stop):
         try:
             step = await loop.run(observer, first_step=first_step, num_steps=run.num_steps)
         finally:

@@ -14,7 +14,7 @@ import logging
 import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from experience.buffer import Buffer
 from experience.records import Group, Prompt, Sampling, Scored, Trajectory
@@ -28,6 +28,13 @@ from trainers.roles import Learner, Prompts, Rewards, Rollouts
 from trainers.summary import summarise
 
 logger = logging.getLogger(__name__)
+
+
+Result = TypeVar("Result")
+
+
+class GivenUp(Exception):
+    """What was waited for is not worth waiting any longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +97,8 @@ class Loop:
         self._dropped = 0  # groups, since the last step
         self._equal_steps = 0  # in a row, up to the last step
         self._last_generated = 0.0
-        self._is_stopping = False
+        self._is_stopping = self._is_given_up = False
+        self._given_up_with: asyncio.Future[Any] | None = None
 
     @property
     def step(self) -> int:
@@ -98,8 +106,14 @@ class Loop:
         return self._buffer.version
 
     def stop(self) -> None:
-        """Finish the step that is being trained, then end."""
+        """Finish the step that is being sampled or trained, then end."""
         self._is_stopping = True
+
+    def give_up(self) -> None:
+        """End without the step that is being sampled; one that is being trained is finished."""
+        self._is_stopping = self._is_given_up = True
+        if self._given_up_with is not None:
+            self._given_up_with.cancel()
 
     def state(self) -> Mapping[str, Any]:
         """What a later run needs to go on from here without repeating or skipping a prompt."""
@@ -108,7 +122,10 @@ class Loop:
     async def run(self, observer: Observer, unfinished: Sequence[int] = ()) -> None:
         """Train to the last step. `unfinished`: prompts that an earlier run began and did not train on."""
         await self._publish(self.step)
-        await observer.before_training(self.step)
+        try:
+            await self._unless_given_up(observer.before_training(self.step), what="what precedes the first step")
+        except GivenUp:
+            return
         try:
             with shown("buffer", self._buffer.__str__):
                 await self._run(observer, unfinished)
@@ -174,7 +191,11 @@ class Loop:
         """Consumes groups; produces policy versions; waits for the buffer; unblocked by each finished group."""
         while self.step < self._schedule.num_steps and not self._is_stopping:
             self._meter.begin_step()
-            groups = await self._take()
+            try:
+                groups = await self._take()
+            except GivenUp:
+                logger.warning("the samples of step %d are given up; they are sampled again", self.step + 1)
+                return
             self._check_scores(groups)
             credit = self._assigner.credit(groups, self.step)
             learned = await self._learn(credit)
@@ -209,14 +230,23 @@ class Loop:
     async def _take(self) -> list[Group]:
         """The next step's groups. Time until the last response is sampling's, what follows is scoring's."""
         started = self._meter.now()
-        what = f"the groups of step {self.step + 1}"
-        taken = self._buffer.take()
-        groups = await waited(taken, what=what, owner="sampling and scoring", progress=activity.count)
+        groups = await self._unless_given_up(self._buffer.take(), what=f"the groups of step {self.step + 1}")
         ended = self._meter.now()
         generated = min(max(self._last_generated, started), ended)
         self._meter.span("generate", started, generated)
         self._meter.span("score", generated, ended)
         return groups
+
+    async def _unless_given_up(self, work: Coroutine[Any, Any, Result], *, what: str) -> Result:
+        """What sampling and scoring give; GivenUp when `give_up` is called before."""
+        self._given_up_with = asyncio.ensure_future(work)
+        try:
+            return await waited(self._given_up_with, what=what, owner="sampling and scoring", progress=activity.count)
+        except asyncio.CancelledError:
+            this = asyncio.current_task()
+            if self._is_given_up and this is not None and not this.cancelling():
+                raise GivenUp from None
+            raise
 
     def _check_scores(self, groups: Sequence[Group]) -> None:
         """RewardError when too many verdicts failed, nobody answers, or too many steps in a row teach nothing."""

@@ -11,22 +11,19 @@ from actors import weights
 from actors.fleet import RolloutFleet
 from actors.messages import RolloutSpec
 from actors.ranks import RanksLost
-from algorithms.table import resolve
 from cluster.doctor import Doctor
 from cluster.failures import FAILURES
-from configs.schema import AlgorithmConfig, RewardPoolConfig, RewardSpec
+from configs.schema import RewardPoolConfig, RewardSpec
 from configs.schema.rollout import RolloutConfig
 from experience.records import Sampling
-from metrics.meter import Meter
 from metrics.waits import Overdue, shown, watched_by
 from rewards.pool import RewardPool
 from tests.actors.learner_cases import make_batch, make_spec, running
 from tests.actors.light_engine import LIGHT_ENGINE
 from tests.actors.test_fleet import prompt
 from tests.actors.tiny_policies import load_policy, make_policy, named_tensors
-from tests.trainers.test_loop import SAMPLING, Numbers, Recorder, Sampler
-from trainers.credit import BatchShape, CreditAssigner
-from trainers.loop import Loop, Observer, Roles, Schedule
+from tests.cluster.light_loops import make_loop
+from trainers.loop import Observer
 
 NEVER = """
 import time
@@ -110,7 +107,7 @@ def test_a_reward_that_never_returns_ends_the_run_with_a_report(tmp_path: Path) 
     pool = RewardPool(
         [RewardSpec(use=f"{tmp_path}/rules.py:never", timeout_seconds=3600)], RewardPoolConfig(num_processes=1)
     )
-    loop = make_loop(pool)
+    loop = make_loop(steps=1, rewards=pool)
     pool.start()
 
     async def hang() -> None:
@@ -131,12 +128,3 @@ def test_a_reward_that_never_returns_ends_the_run_with_a_report(tmp_path: Path) 
     assert "reward pool: 1 jobs in the queue of 1 processes" in text
     assert "in RewardPool._run" in text, "the stack of the task that waits"
     assert "thread rewards-0" in text
-
-
-def make_loop(pool: RewardPool) -> Loop:
-    events: list[str] = []
-    shape = BatchShape(mini_batches=1, epochs=1, num_ranks=1, tokens_per_micro_batch=64, max_response_tokens=4)
-    schedule = Schedule(first_step=0, num_steps=1, prompts_per_step=2, max_staleness=0, sampling=SAMPLING)
-    roles = Roles(prompts=Numbers(), rollouts=Sampler(events), rewards=pool, learner=Recorder(events))
-    assigner = CreditAssigner(resolve(AlgorithmConfig(name="dr_grpo")), shape)
-    return Loop(schedule=schedule, roles=roles, assigner=assigner, meter=Meter())

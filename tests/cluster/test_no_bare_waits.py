@@ -13,6 +13,7 @@ ALLOWED = {
     "actors/rollout.py": "runs inside an actor; the driver's wait for its answer has the deadline",
     "actors/weights.py": "runs inside an actor; the driver's wait for its answer has the deadline",
     "trainers/scoring_model.py": "runs inside an actor or a server of its own",
+    "cluster/stopping.py": "awaits the whole of a run's work, whose waits have their own deadlines",
     "cluster/simulated.py": "waits on a virtual clock",
 }
 # Calls that wait for somebody else, and no coroutine of ours whose own waits are looked at where it is written.
