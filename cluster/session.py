@@ -11,6 +11,7 @@ import psutil
 import ray
 from ray.util import get_node_ip_address
 
+from cluster.head import head_watched
 from cluster.import_path import ours_first
 from cluster.reaper import reaping
 from cluster.signals import handlers_kept
@@ -40,7 +41,7 @@ def ray_session(config: ClusterConfig, num_cpus: int) -> Iterator[None]:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         raise
-    with reaping(_children() - earlier):
+    with reaping(_children() - earlier), head_watched():
         try:
             yield
         finally:

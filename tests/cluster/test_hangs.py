@@ -69,6 +69,22 @@ def test_a_rank_that_hangs_is_lost_and_the_report_tells_where_every_rank_was(tmp
 
 
 @pytest.mark.usefixtures("cluster")
+def test_a_rank_that_is_told_to_go_is_lost(tmp_path: Path) -> None:
+    spec = make_spec(tmp_path, zero_stage=1, num_ranks=2)
+
+    async def lose() -> str:
+        async with running(spec) as group:
+            pids = await asyncio.gather(*(rank.pid.remote() for rank in group._ranks))
+            os.kill(pids[1], signal.SIGTERM)
+            with pytest.raises(RanksLost) as lost:
+                for _ in range(100):  # it may end what it is at
+                    await group.update(make_batch(1, num_ranks=2))
+            return str(lost.value)
+
+    assert "trainer rank 1 of 2 failed in update: its process died" in asyncio.run(lose())
+
+
+@pytest.mark.usefixtures("cluster")
 def test_a_rollout_worker_that_hangs_is_told_of_and_replaced(tmp_path: Path) -> None:
     model = make_policy(tmp_path / "model")
     config = RolloutConfig(num_workers=1, progress_timeout_seconds=4, max_restarts=1)

@@ -31,9 +31,28 @@ def test_a_stop_while_a_run_starts_leaves_nothing_and_says_so_in_one_line(folder
     assert [described(process) for process in left] == []
 
 
-def test_samples_that_do_not_come_within_the_grace_are_given_up(folder: Path) -> None:
-    start = Start(folder, "grace_seconds=1")
+def test_without_its_head_a_run_ends_with_one_line_and_leaves_nothing(folder: Path) -> None:
+    start = Start(folder)
     steps = start.brake_after(1)
+
+    def behead() -> None:
+        (head,) = [process for process in start.processes() if process.name() == "gcs_server"]
+        head.kill()
+
+    ending = end(start, behead, steps)
+    assert ending.code == 75
+    assert ending.seconds < 60
+    assert ending.left == []
+    assert ending.saved_step == steps
+    (line,) = ending.stderr.splitlines()
+    assert re.fullmatch(
+        r"the head of the Ray cluster at [\d.:]+ is gone; the last checkpoint is as it was, and .*", line
+    )
+
+
+def test_samples_that_do_not_come_within_the_grace_are_given_up(folder: Path) -> None:
+    start = Start(folder, "grace_seconds=1", "--resume")
+    steps = start.brake_after(last_step(folder))
     ending = end(start, lambda: terminate(start), steps)
     assert ending.code == 75
     assert ending.seconds < 30
