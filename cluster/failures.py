@@ -9,6 +9,7 @@ from cluster.signals import Interrupted
 from cluster.stopping import Stopped
 from metrics.waits import Overdue
 from rewards.contract import RewardOutage
+from trainers.bad_steps import TooManyBadSteps
 
-FAILURES = (FleetFailed, Interrupted, Overdue, RewardOutage, Stopped, TrainerGroupError)
+FAILURES = (FleetFailed, Interrupted, Overdue, RewardOutage, Stopped, TooManyBadSteps, TrainerGroupError)
 RESUMABLE = (Stopped,)

@@ -19,6 +19,7 @@ from configs.schema import SupervisedRun, TrainerConfig
 from experience.packing import plan_block
 from experience.records import Batch, TokenBlock
 from metrics.meter import Meter
+from trainers.bad_steps import BadSteps
 from trainers.learner import LearnerSpec
 from trainers.model_files import RewardNormalization
 from trainers.objective import Objective
@@ -69,14 +70,16 @@ class SupervisedObserver:
     """Logs each step, measures on held-out data, saves."""
 
     def __init__(
-        self, run: SupervisedRun, *, learner: TrainerGroup, meter: Meter, saver: Saver, held_out: Batch | None
+        self, run: SupervisedRun, inputs: Inputs, *, learner: TrainerGroup, meter: Meter, saver: Saver, folder: Path
     ) -> None:
         self._run, self._learner, self._meter, self._saver = run, learner, meter, saver
-        self._held_out = held_out
+        self._held_out, self._make_batch = inputs.held_out, inputs.make_batch
+        self._bad_steps = BadSteps(max_bad_steps=run.trainer.max_bad_steps, folder=folder)
         self.last: Mapping[str, float] = {}
 
     async def after_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Step `step` is done (1 is the first)."""
+        await self._bad_steps.check(step, metrics, lambda: self._make_batch(step - 1))
         every = self._run.eval_every_steps
         if self._held_out is not None and (step == self._run.num_steps or (every and step % every == 0)):
             with self._meter.phase("evaluate"):
@@ -93,7 +96,7 @@ async def _train(
     meter = open_meter(run, folder, first_step)
     loop = SupervisedLoop(learner=learner, make_batch=inputs.make_batch, meter=meter)
     saver = Saver(run.checkpoint, learner=learner, folder=folder.checkpoints, num_steps=run.num_steps, state=dict)
-    observer = SupervisedObserver(run, learner=learner, meter=meter, saver=saver, held_out=inputs.held_out)
+    observer = SupervisedObserver(run, inputs, learner=learner, meter=meter, saver=saver, folder=folder.path)
     with stop.ends(loop.stop):
         try:
             step = await loop.run(observer, first_step=first_step, num_steps=run.num_steps)

@@ -70,6 +70,9 @@ class Observer:
     async def before_training(self, step: int) -> None:
         """`step` steps are done (0 unless resumed), the weights are loaded, nothing is sampled yet."""
 
+    async def after_update(self, step: int, credit: Credit, learned: Mapping[str, float]) -> None:
+        """The learner has done step `step`, and told these metrics; its weights are not published yet."""
+
     async def after_step(self, step: int) -> None:
         """Step `step` is trained and its weights are loaded; the next step waits for this."""
 
@@ -199,6 +202,7 @@ class Loop:
             self._check_scores(groups)
             credit = self._assigner.credit(groups, self.step)
             learned = await self._learn(credit)
+            await observer.after_update(self.step + 1, credit, learned)
             self._assigner.observe(credit, learned)
             await self._refresh_reference(self.step + 1)
             await self._publish(self.step + 1)
