@@ -11,6 +11,7 @@ from typing import Any
 from cluster.folder import RunFolder
 from configs.redaction import redact
 from configs.schema import BaseRun
+from metrics.waits import waited
 from trainers import checkpoint
 from trainers.saving import Snapshot, state_snapshot
 
@@ -66,7 +67,8 @@ def run_snapshot(run: BaseRun, state: Mapping[str, Any], held_out: Mapping[str, 
 
     async def write(draft: Path) -> None:
         await write_state(draft)
-        await asyncio.to_thread((draft / RECIPE).write_text, recipe, encoding="utf-8")
+        written = asyncio.to_thread((draft / RECIPE).write_text, recipe, encoding="utf-8")
+        await waited(written, what="the recipe of a checkpoint", owner="disk")
 
     return write
 

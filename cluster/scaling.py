@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Mapping
 from typing import Protocol
@@ -9,6 +10,7 @@ from typing import Protocol
 from actors.fleet import RolloutFleet
 from cluster.control import Scale
 from configs.schema.rollout import AutoscaleConfig
+from metrics.waits import waited
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,9 @@ class Scaler:
                 waits = [self._fleet.serving(name) for name in joined]
             else:
                 waits = [self._fleet.remove_worker(name) for name in before[num_workers:]]
-            for result in await asyncio.gather(*waits, return_exceptions=True):
+            # Workers that don't start, or don't come to an end, are given up by deadlines of their own.
+            changes = asyncio.gather(*waits, return_exceptions=True)
+            for result in await waited(changes, what="a change of number", owner="rollout workers", seconds=math.inf):
                 if isinstance(result, BaseException):
                     raise result
             return f"{len(before)} -> {len(self._fleet.names)} rollout workers: {', '.join(self._fleet.names)}"
