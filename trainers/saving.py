@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -151,14 +152,15 @@ class Saver:
         """Wait for the save under way, if there is one. Raises what no disk is to blame for."""
         if self._under_way is not None:
             try:
-                await self._under_way.completing
+                completing = self._under_way.completing
+                await waited(completing, what="the save under way", owner="disk", seconds=math.inf)  # it has its own
             finally:
                 self._under_way = None
 
     async def _complete(
         self, step: int, draft: Path, written: Written, snapshot: Snapshot, recorded: asyncio.Event
     ) -> None:
-        await recorded.wait()
+        await waited(recorded.wait(), what=f"the record of step {step}", owner="samples")
         try:
             await complete(draft, checkpoint.folder_of(self._folder, step), written, snapshot)
             await waited(asyncio.to_thread(self._prune), what="the end of old checkpoints", owner="disk")
