@@ -114,7 +114,7 @@ def test_a_rollout_worker_that_hangs_is_told_of_and_replaced(tmp_path: Path) -> 
     assert "UTC: rollout-0: no progress for 4 s (its status)" in text
     assert "for rollout-0: a finished group, since" in text
     assert "for rollout fleet: a group, since" in text and "(7 more since then)" in text
-    assert "rollout-0 (serving): 8 groups leased, 32 samples unfinished" in text
+    assert "rollout-0 (sampling): 8 groups leased, 32 samples unfinished" in text
     assert f"rollout-0 (process {victim})\nno answer within 2 s\nState:\tT (stopped)" in text
 
 
