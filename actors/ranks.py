@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from actors import stacks
-from actors.placement import Room, reserve
+from actors.placement import SECONDS_TO_PLACE, Room, reserve
+from actors.rank_failures import describe_failure, errors_by_rank, is_hang, is_loss
 from actors.rendezvous import ReservedAddress, set_rank_environment
 from experience.records import Batch, BlockHandle, Weights
 from metrics.waits import Overdue, reported, waited
@@ -155,8 +155,7 @@ class RankGroup:
         """Ranks with their models loaded. `options`: for each rank, further options of its Ray actor."""
         size = spec.trainer.num_ranks
         extra = options or [{}] * size
-        bundle = {"CPU": float(spec.trainer.threads_per_rank), "GPU": float(spec.use_gpu)}
-        room = await reserve(f"{cls.title} of {size} ranks", [bundle] * size)
+        room = await reserve(f"{cls.title} of {size} ranks", [_resources(spec)] * size, seconds=SECONDS_TO_PLACE)
         ranks = [
             ray.remote(cls.rank_class)
             .options(**{**_actor_options(spec), **room.options(rank), **extra[rank]})
@@ -232,11 +231,11 @@ class RankGroup:
             what = f"the end of {method}, which failed on another rank"
             others = asyncio.wait(pending, timeout=SECONDS_FOR_OTHER_RANKS)
             await waited(others, what=what, owner=f"{self.title} ranks", seconds=math.inf)
-        reason = _describe_failure(self.title, method, calls, self._spec.trainer.tokens_per_micro_batch)
-        if _is_hang(calls):
-            told = (f"rank {rank}: {error}" for rank, error in _errors(calls).items())
+        reason = describe_failure(self.title, method, calls, self._spec.trainer.tokens_per_micro_batch)
+        if is_hang(calls):
+            told = (f"rank {rank}: {error}" for rank, error in errors_by_rank(calls).items())
             reason += await reported(reason, "\n".join(told))
-        raise self._ended(RanksLost if _is_loss(calls) else TrainerGroupError, calls, reason)
+        raise self._ended(RanksLost if is_loss(calls) else TrainerGroupError, calls, reason)
 
     def _ended(
         self, kind: type[TrainerGroupError], calls: Sequence[asyncio.Future[Any]], reason: str
@@ -246,52 +245,6 @@ class RankGroup:
             call.cancel()
         self.close(f"{reason}; all {len(calls)} ranks were ended")
         return kind(self._failure)
-
-
-def _errors(calls: Sequence[asyncio.Future[Any]]) -> dict[int, BaseException]:
-    """What failed so far, by rank."""
-    return {rank: error for rank, call in enumerate(calls) if call.done() and (error := call.exception())}
-
-
-def _is_hang(calls: Sequence[asyncio.Future[Any]]) -> bool:
-    """Whether a rank kept its peers waiting in a collective and lives; one that died is no riddle."""
-    errors = _errors(calls).values()
-    return any(_is_timeout(error) for error in errors) and not any(isinstance(e, RayActorError) for e in errors)
-
-
-def _is_timeout(error: BaseException) -> bool:
-    return "timed out" in str(error).lower()
-
-
-def _is_loss(calls: Sequence[asyncio.Future[Any]]) -> bool:
-    """Whether a process died, or kept its peers waiting in a collective; not when memory ran out, as it would again."""
-    errors = _errors(calls).values()
-    if any(isinstance(error, OutOfMemoryError) for error in errors):
-        return False
-    return any(isinstance(error, RayActorError) or _is_timeout(error) for error in errors)
-
-
-def _describe_failure(
-    title: str, method: str, calls: Sequence[asyncio.Future[Any]], tokens_per_micro_batch: int
-) -> str:
-    """A rank that died is the cause of what its peers complain about. A kernel that kills for memory says no more."""
-    errors = _errors(calls)
-    died = [rank for rank, error in errors.items() if isinstance(error, RayActorError | OutOfMemoryError)]
-    rank = died[0] if died else min(errors)
-    error = errors[rank]
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    what = f"{type(cause).__name__}: {_first_line(cause)}"
-    if died:
-        what = (
-            f"its process died; if it was killed for want of memory, set trainer.tokens_per_micro_batch="
-            f"{tokens_per_micro_batch // 2} (now {tokens_per_micro_batch})"
-        )
-    return f"{title} rank {rank} of {len(calls)} failed in {method}: {what}"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else "no message"
 
 
 def _actor_options(spec: LearnerSpec) -> dict[str, Any]:
@@ -307,12 +260,18 @@ def _actor_options(spec: LearnerSpec) -> dict[str, Any]:
     }
     if not spec.use_gpu:
         environment["DS_ACCELERATOR"] = "cpu"
+    resources = _resources(spec)
     return {
-        "num_cpus": threads,
-        "num_gpus": 1 if spec.use_gpu else 0,
+        "num_cpus": resources["CPU"],
+        "num_gpus": resources["GPU"],
         "max_restarts": 0,
         "runtime_env": {"env_vars": environment},
     }
+
+
+def _resources(spec: LearnerSpec) -> dict[str, int]:
+    """What one rank takes of a node, by Ray's names."""
+    return {"CPU": spec.trainer.threads_per_rank, "GPU": 1 if spec.use_gpu else 0}
 
 
 def absolute(folder: Path) -> str:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from actors.ranks import RanksLost
+from actors.placement import PlacementRefused
+from actors.ranks import RanksLost, TrainerGroupError
 from cluster.outcome import Outcome
 from trainers import checkpoint
 
@@ -42,7 +43,7 @@ LearnerT = TypeVar("LearnerT", bound=Restartable)
 
 
 async def train_with_restarts(
-    learner: LearnerT,
+    learner: LearnerT | None,
     attempt: Callable[[LearnerT, Resumed | None], Awaitable[Outcome]],
     *,
     start: Callable[[], Awaitable[LearnerT]],
@@ -52,11 +53,14 @@ async def train_with_restarts(
 ) -> Outcome:
     """What `attempt` gives, called with a learner and the checkpoint that was loaded into it, if there was one.
 
+    `start` makes a learner in place of a lost one.
+
     When ranks are lost, whatever came after the newest checkpoint is done again: no update is lost or counted twice.
     RanksLost after `max_restarts`; other failures at once, since they would come again.
     """
     for restarts_left in reversed(range(max_restarts + 1)):
         try:
+            learner = learner or await _room_found(start)
             resumed = None
             if resume_from is not None:
                 resumed = Resumed(folder=resume_from, state=await learner.load(resume_from))
@@ -68,6 +72,15 @@ async def train_with_restarts(
             place = "the beginning" if resume_from is None else resume_from.name
             logger.warning("%s; new ranks go on from %s (restarts left: %d)", loss, place, restarts_left - 1)
         finally:
-            learner.close()
-        learner = await start()
+            if learner is not None:
+                learner.close()
+        learner = None
     raise AssertionError("the last attempt returns or raises")
+
+
+async def _room_found(start: Callable[[], Awaitable[LearnerT]]) -> LearnerT:
+    """New ranks. TrainerGroupError when the cluster has no room for them any more: that is no wrong input."""
+    try:
+        return await start()
+    except PlacementRefused as refused:
+        raise TrainerGroupError(f"lost ranks can't be replaced: {refused}") from None

@@ -84,16 +84,16 @@ def test_a_rank_that_is_told_to_go_is_lost(tmp_path: Path) -> None:
     assert "trainer rank 1 of 2 failed in update: its process died" in asyncio.run(lose())
 
 
-@pytest.mark.usefixtures("cluster")
-def test_a_rollout_worker_that_hangs_is_told_of_and_replaced(tmp_path: Path) -> None:
-    model = make_policy(tmp_path / "model")
+def sampled_while_worker_gets(number: signal.Signals, folder: Path) -> int:
+    """Have a worker sample groups, send it a signal and see them all come; the worker's process."""
+    model = make_policy(folder / "model")
     config = RolloutConfig(num_workers=1, progress_timeout_seconds=4, max_restarts=1)
     spec = RolloutSpec(
         model_path=str(model), config=config, max_model_len=2000, stop_token_ids=(1,), engine=LIGHT_ENGINE
     )
     sampling = Sampling(num_samples=4, max_response_tokens=1500, temperature=1.0, seed=3)
 
-    async def hang() -> int:
+    async def sample() -> int:
         fleet = RolloutFleet(spec)
         try:
             with shown("rollout fleet", fleet.__str__):
@@ -102,20 +102,33 @@ def test_a_rollout_worker_that_hangs_is_told_of_and_replaced(tmp_path: Path) -> 
                 victim = await fleet.workers["rollout-0"].actor.__ray_call__.remote(lambda worker: os.getpid())
                 waiting = asyncio.gather(*(fleet.generate(prompt(at), sampling) for at in range(8)))
                 await asyncio.sleep(0.1)
-                os.kill(victim, signal.SIGSTOP)
+                os.kill(victim, number)
                 assert [len(group) for group in await waiting] == [4] * 8
                 return victim
         finally:
             await fleet.close()
 
-    with watched_by(Doctor(tmp_path).report):
-        victim = asyncio.run(asyncio.wait_for(hang(), 120))
+    with watched_by(Doctor(folder).report):
+        return asyncio.run(asyncio.wait_for(sample(), 120))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_rollout_worker_that_hangs_is_told_of_and_replaced(tmp_path: Path) -> None:
+    victim = sampled_while_worker_gets(signal.SIGSTOP, tmp_path)
     text = report_in(tmp_path)
     assert "UTC: rollout-0: no progress for 4 s (its status)" in text
     assert "for rollout-0: a finished group, since" in text
     assert "for rollout fleet: a group, since" in text and "(7 more since then)" in text
     assert "rollout-0 (sampling): 8 groups leased, 32 samples unfinished" in text
     assert f"rollout-0 (process {victim})\nno answer within 2 s\nState:\tT (stopped)" in text
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_rollout_worker_that_is_told_to_go_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sampled_while_worker_gets(signal.SIGTERM, tmp_path)
+    (warning,) = [record.message for record in caplog.records if "a new process takes its place" in record.message]
+    assert warning.startswith("rollout-0: ActorDiedError")
+    assert not list(tmp_path.glob("hang-*.txt"))
 
 
 def test_a_reward_that_never_returns_ends_the_run_with_a_report(tmp_path: Path) -> None:
