@@ -10,6 +10,7 @@ holds one process at a time, which serves once it has proven that it holds the c
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from actors.placement import SECONDS_TO_PLACE, PlacementRefused, reserved
 from actors.rollout import check_length
 from actors.rollout_handle import SECONDS_BETWEEN_LOOKS, WorkerHandle, WorkerLost
 from experience.records import BlockHandle, Prompt, Sampling, TokenBlock, Trajectory, Weights
+from metrics.waits import waited
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +67,9 @@ class RolloutFleet:
         check_length(len(prompt.tokens), sampling.max_response_tokens, self._spec.max_model_len)
         if self._failure is not None:
             raise self._failure
-        return await self.leases.ask(prompt, sampling)
+        # A worker that does not get on is replaced by its own deadlines.
+        asked = self.leases.ask(prompt, sampling)
+        return await waited(asked, what="a group", owner="rollout fleet", seconds=math.inf)
 
     async def load(self, weights: Weights) -> None:
         """Give every worker these weights, also those that join later."""
@@ -75,7 +79,9 @@ class RolloutFleet:
 
     async def block(self, handle: BlockHandle) -> TokenBlock:
         """The tokens behind a handle."""
-        return handle if isinstance(handle, TokenBlock) else await handle
+        if isinstance(handle, TokenBlock):
+            return handle
+        return await waited(handle, what="tokens", owner="object store")
 
     def metrics(self) -> Mapping[str, float]:
         """What the workers did since the last call."""
@@ -85,6 +91,9 @@ class RolloutFleet:
     def names(self) -> tuple[str, ...]:
         """All places that are not to leave, oldest first; some may just be starting."""
         return tuple(name for name in self._lives if name not in self._leaving)
+
+    def __str__(self) -> str:
+        return "; ".join([f"{self.leases.num_waiting} groups in the queue", *map(str, self.workers.values())])
 
     def add_worker(self) -> str:
         """Start one more worker; its name."""
@@ -112,14 +121,14 @@ class RolloutFleet:
             self._notify()
         else:
             life.cancel()
-        await asyncio.wait([life])
+        await waited(asyncio.wait([life]), what=f"the last groups of {name}", owner=name, seconds=math.inf)
 
     async def close(self) -> None:
         """End all workers at once. Whoever still waits for a group gets FleetFailed."""
         tasks = [*self._lives.values(), *([self._pacing] if self._pacing else [])]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await waited(asyncio.gather(*tasks, return_exceptions=True), what="the end", owner="rollout workers")
         self._fail(FleetFailed("the rollout fleet was closed"))
 
     async def _live(self, name: str) -> None:
@@ -227,7 +236,7 @@ class RolloutFleet:
             if condition():
                 return
             self._observers.append(asyncio.get_running_loop().create_future())
-            await self._observers[-1]
+            await waited(self._observers[-1], what="a change", owner="rollout fleet", seconds=math.inf)
 
     def _notify(self) -> None:
         """Let everybody in `_until` look again."""
@@ -241,10 +250,11 @@ async def race(*rivals: Coroutine[Any, Any, None]) -> None:
     """Run all until the first one ends, with its result or its error; the others are cancelled."""
     tasks = [asyncio.create_task(rival) for rival in rivals]
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        ended = asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await waited(ended, what="the first to end", owner="a worker's tasks", seconds=math.inf)
         for task in done:
             task.result()
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await waited(asyncio.gather(*tasks, return_exceptions=True), what="the end", owner="a worker's tasks")

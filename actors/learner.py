@@ -18,6 +18,7 @@ from actors.lane_groups import CriticGroup, PolicyGroup, ReferenceGroup
 from actors.ranks import RankGroup, TrainerGroupError, shared
 from actors.trainer import TrainerGroup
 from experience.records import Batch, Weights
+from metrics.waits import waited
 from trainers import checkpoint
 from trainers.checkpoint import Written
 from trainers.learner import LearnerSpec
@@ -117,7 +118,8 @@ class SpreadLearner:
 
     async def load(self, folder: Path) -> Mapping[str, Any]:
         """See `TrainerGroup.load`."""
-        manifest = await asyncio.to_thread(checkpoint.verify, folder)
+        verified = asyncio.to_thread(checkpoint.verify, folder)
+        manifest = await waited(verified, what=f"the checksums of {folder.name}", owner="disk")
         checkpoint.check_ranks(folder, manifest, self._own_ranks())
         loads = [self._groups.policy.load_part(folder, manifest.world_size)]
         loads += [group.load_part(folder, manifest.own_ranks[name]) for name, group in self._groups.others.items()]

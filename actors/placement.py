@@ -3,9 +3,8 @@
 A Ray placement group can't grow, so each rollout worker has one of its own and each group of ranks another.
 """
 
-import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +12,8 @@ from typing import Any, Literal
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from metrics.waits import Overdue, waited
 
 SECONDS_TO_PLACE = 60.0  # for nodes that are just joining
 
@@ -50,8 +51,9 @@ async def reserve(
     asked = [{name: value for name, value in bundle.items() if value} for bundle in bundles]
     room = Room(group=placement_group(asked, strategy=strategy))
     try:
-        await asyncio.wait_for(room.group.ready(), seconds)  # type: ignore[arg-type]
-    except TimeoutError:
+        ready: Awaitable[Any] = room.group.ready()  # type: ignore[assignment]
+        await waited(ready, what=f"room for {who}", owner="cluster", seconds=seconds)
+    except Overdue:
         room.free()
         raise PlacementRefused(refusal(who, asked, strategy, ray.nodes(), seconds)) from None
     except BaseException:

@@ -5,6 +5,7 @@ The group lives and dies as a whole: collectives need every rank, so one that fa
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Self
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
+from actors import stacks
 from actors.placement import Room, reserve
 from actors.rendezvous import ReservedAddress, set_rank_environment
 from experience.records import Batch, BlockHandle, Weights
+from metrics.waits import Overdue, reported, waited
 from trainers.checkpoint import scratch_beside
 from trainers.learner import LearnerSpec
 
@@ -58,6 +61,7 @@ class Rank:
         self._rank = rank
         self._reserved = ReservedAddress()
         self._trainer: Any  # RankModels; each kind of rank says which
+        stacks.listen(f"{type(self).__name__}-{rank}")
 
     def _assemble(self) -> "RankModels":
         """This rank's models; the process group is joined already."""
@@ -215,37 +219,66 @@ class RankGroup:
             asyncio.wrap_future(getattr(rank, method).remote(*own).future())
             for rank, own in zip(self._ranks, arguments, strict=True)
         ]
-        _, pending = await asyncio.wait(calls, return_when=asyncio.FIRST_EXCEPTION)
+        try:
+            _, pending = await waited(
+                asyncio.wait(calls, return_when=asyncio.FIRST_EXCEPTION), what=method, owner=f"{self.title} ranks"
+            )
+        except Overdue as overdue:
+            raise self._ended(RanksLost, calls, str(overdue)) from None
         failed = any(call.done() and call.exception() for call in calls)
         if not failed:
             return [call.result() for call in calls]
         if pending:
-            await asyncio.wait(pending, timeout=SECONDS_FOR_OTHER_RANKS)
-        kind = RanksLost if _is_loss(calls) else TrainerGroupError
+            what = f"the end of {method}, which failed on another rank"
+            others = asyncio.wait(pending, timeout=SECONDS_FOR_OTHER_RANKS)
+            await waited(others, what=what, owner=f"{self.title} ranks", seconds=math.inf)
         reason = _describe_failure(self.title, method, calls, self._spec.trainer.tokens_per_micro_batch)
+        if _is_hang(calls):
+            told = (f"rank {rank}: {error}" for rank, error in _errors(calls).items())
+            reason += await reported(reason, "\n".join(told))
+        raise self._ended(RanksLost if _is_loss(calls) else TrainerGroupError, calls, reason)
+
+    def _ended(
+        self, kind: type[TrainerGroupError], calls: Sequence[asyncio.Future[Any]], reason: str
+    ) -> TrainerGroupError:
+        """End all ranks; the error to raise."""
+        for call in calls:
+            call.cancel()
         self.close(f"{reason}; all {len(calls)} ranks were ended")
-        raise kind(self._failure)
+        return kind(self._failure)
+
+
+def _errors(calls: Sequence[asyncio.Future[Any]]) -> dict[int, BaseException]:
+    """What failed so far, by rank."""
+    return {rank: error for rank, call in enumerate(calls) if call.done() and (error := call.exception())}
+
+
+def _is_hang(calls: Sequence[asyncio.Future[Any]]) -> bool:
+    """Whether a rank kept its peers waiting in a collective and lives; one that died is no riddle."""
+    errors = _errors(calls).values()
+    return any(_is_timeout(error) for error in errors) and not any(isinstance(e, RayActorError) for e in errors)
+
+
+def _is_timeout(error: BaseException) -> bool:
+    return "timed out" in str(error).lower()
 
 
 def _is_loss(calls: Sequence[asyncio.Future[Any]]) -> bool:
     """Whether a process died, or kept its peers waiting in a collective; not when memory ran out, as it would again."""
-    errors = [error for call in calls if call.done() and (error := call.exception())]
+    errors = _errors(calls).values()
     if any(isinstance(error, OutOfMemoryError) for error in errors):
         return False
-    return any(isinstance(error, RayActorError) or "timed out" in str(error).lower() for error in errors)
+    return any(isinstance(error, RayActorError) or _is_timeout(error) for error in errors)
 
 
 def _describe_failure(
     title: str, method: str, calls: Sequence[asyncio.Future[Any]], tokens_per_micro_batch: int
 ) -> str:
     """A rank that died is the cause of what its peers complain about. A kernel that kills for memory says no more."""
-    errors = {rank: call.exception() for rank, call in enumerate(calls) if call.done() and call.exception()}
-    for call in calls:
-        call.cancel()
+    errors = _errors(calls)
     died = [rank for rank, error in errors.items() if isinstance(error, RayActorError | OutOfMemoryError)]
     rank = died[0] if died else min(errors)
     error = errors[rank]
-    assert error is not None
     cause = error.cause if isinstance(error, RayTaskError) else error
     what = f"{type(cause).__name__}: {_first_line(cause)}"
     if died:

@@ -14,6 +14,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from actors import stacks
 from actors.engine_thread import EngineThread, Finished, SamplingEngine
 from actors.last_lines import keep_last_lines
 from actors.messages import (
@@ -62,7 +63,7 @@ def environment(spec: RolloutSpec) -> dict[str, str]:
 class RolloutWorker:
     """One engine, its episodes, and their finished groups until the fleet collects them."""
 
-    def __init__(self, spec: RolloutSpec) -> None:
+    def __init__(self, spec: RolloutSpec, name: str = "rollout") -> None:
         self._spec = spec
         self._version: int | None = None
         self._error: EngineFailed | None = None
@@ -72,6 +73,7 @@ class RolloutWorker:
         self._finished: list[tuple[int, list[Transcript]]] = []
         self._num_finished = 0
         self._has_news = asyncio.Event()
+        stacks.listen(name)
 
     async def start(self) -> StartFacts:
         """Start the engine; it has no weights yet."""

@@ -1,6 +1,7 @@
 """The driver's view of one rollout worker, from its birth to its loss."""
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Mapping
 from typing import Any, NoReturn, TypeVar
@@ -12,6 +13,8 @@ from actors.leases import Lessee
 from actors.messages import EngineFailed, GroupRequest, Harvest, Progress, RolloutSpec, StartFacts, WorkerStatus
 from actors.rollout import RolloutWorker, environment
 from experience.records import BlockHandle, Weights
+from metrics import activity
+from metrics.waits import Overdue, reported, waited
 
 SECONDS_BETWEEN_LOOKS = 2.0
 
@@ -41,18 +44,20 @@ class WorkerHandle(Lessee):
         self._num_assigned = 0  # samples, since the start
         # With Ray's own restarts an actor would come back without weights and unknown to its fleet.
         defaults = {**resources(spec), "runtime_env": {"env_vars": environment(spec)}, "max_restarts": 0}
-        self.actor: Any = ray.remote(RolloutWorker).options(**(defaults | dict(options))).remote(spec)
+        self.actor: Any = ray.remote(RolloutWorker).options(**(defaults | dict(options))).remote(spec, name)
 
     async def start(self) -> StartFacts:
         """Wait until the engine runs."""
-        facts: StartFacts = await self._reply(self.actor.start.remote(), self._config.start_timeout_seconds)
+        reply = self.actor.start.remote()
+        facts: StartFacts = await self._reply("its start", reply, self._config.start_timeout_seconds)
         self.node = facts.node
         return facts
 
     async def load(self, weights: Weights) -> None:
         """Give it these weights; returns when it has proven that it holds them."""
         self.is_loading = True
-        checksum = await self._reply(self.actor.load.remote(weights), self._config.start_timeout_seconds)
+        reply = self.actor.load.remote(weights)
+        checksum = await self._reply("loading weights", reply, self._config.start_timeout_seconds)
         self.is_loading = False
         self.pace.begin()
         if checksum != weights.checksum:
@@ -88,15 +93,15 @@ class WorkerHandle(Lessee):
     async def deliver(self) -> NoReturn:
         """Send what is assigned, for ever."""
         while True:
-            await self._has_outbox.wait()
+            await waited(self._has_outbox.wait(), what=f"groups for {self.name}", owner="sampler", seconds=math.inf)
             self._has_outbox.clear()
             requests, self._outbox = self._outbox, []
-            await self._reply(self.actor.submit.remote(requests), self._config.progress_timeout_seconds)
+            await self._reply("new groups", self.actor.submit.remote(requests), self._config.progress_timeout_seconds)
 
     async def collect(self) -> tuple[Harvest, BlockHandle]:
         """The next finished groups, whose leases end here, and the handle of their tokens."""
         reply, block = self.actor.collect.remote()
-        harvest: Harvest = await self._reply(reply)
+        harvest: Harvest = await self._reply("a finished group", reply, math.inf)  # `watch` ends it
         for group in harvest.groups:
             self.leased.pop(group.ticket, None)
         self._report(harvest.progress)
@@ -109,14 +114,18 @@ class WorkerHandle(Lessee):
         while True:
             await asyncio.sleep(min(SECONDS_BETWEEN_LOOKS, limit / 4))
             status = await self.status()
+            if status.progress.num_steps != num_steps:
+                activity.note(f"sampling: {self.name} has made {status.progress.num_tokens} tokens")
             if status.progress.num_steps != num_steps or self.is_loading or not self.leased:
                 num_steps, since = status.progress.num_steps, time.monotonic()
             elif time.monotonic() - since > limit:
-                raise self._lost(f"made no token for {limit:g} s with {len(self.leased)} groups to sample")
+                cause = f"made no token for {limit:g} s with {len(self.leased)} groups to sample"
+                raise self._lost(cause + await reported(f"{self.name}: {cause}"))
 
     async def status(self) -> WorkerStatus:
         """One look at it."""
-        status: WorkerStatus = await self._reply(self.actor.status.remote(), self._config.progress_timeout_seconds)
+        reply = self.actor.status.remote()
+        status: WorkerStatus = await self._reply("its status", reply, self._config.progress_timeout_seconds)
         self._log = status.log
         self._report(status.progress)
         return status
@@ -125,21 +134,24 @@ class WorkerHandle(Lessee):
         """End the process at once."""
         ray.kill(self.actor)
 
+    def __str__(self) -> str:
+        return f"{self.name} ({self.state}): {len(self.leased)} groups leased, {self.num_unfinished} samples unfinished"
+
     def _report(self, progress: Progress) -> None:
         self.num_unfinished = min(self.num_unfinished, self._num_assigned - progress.num_finished)
         self.pace.report(progress)
 
-    async def _reply(self, reply: Awaitable[Reply], timeout_seconds: float | None = None) -> Reply:
+    async def _reply(self, what: str, reply: Awaitable[Reply], seconds: float) -> Reply:
         try:
-            return await asyncio.wait_for(reply, timeout_seconds)
+            return await waited(reply, what=what, owner=self.name, seconds=seconds)
         except RayTaskError as error:
             if isinstance(error.cause, ValueError):
                 raise ValueError(f"{self.name}: {error.cause}") from None
             raise self._lost(str(error.cause)) from None
         except (RayError, EngineFailed) as error:
             raise self._lost(one_line(error)) from None
-        except TimeoutError:
-            raise self._lost(f"no answer within {timeout_seconds:g} s") from None
+        except Overdue as overdue:
+            raise WorkerLost(str(overdue)) from None
 
     def _lost(self, why: str) -> WorkerLost:
         """The loss, with where it was and what its process had said."""

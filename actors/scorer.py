@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from actors import stacks
 from actors.rendezvous import ReservedAddress, set_rank_environment
 from configs.schema.rewards import RewardModelConfig
 from configs.schema.training import TrainerConfig
@@ -33,6 +34,7 @@ class ScorerRank:
     def __init__(self, spec: ScorerSpec, rank: int, use_gpu: bool) -> None:
         self._spec, self._rank, self._use_gpu = spec, rank, use_gpu
         self._reserved = ReservedAddress()
+        stacks.listen(f"{spec.name}-{rank}")
 
     def address(self) -> tuple[str, int]:
         """Where the ranks could meet, were this the first of them."""

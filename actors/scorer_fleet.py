@@ -7,6 +7,7 @@ score ──► queue ──► whichever replica is idle ──► scores, in t
 
 import asyncio
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from ray.exceptions import RayTaskError
 
 from actors.scorer import ScorerRank, ScorerSpec
 from actors.scorer_replica import ReplicaLost, ScorerReplica
+from metrics.waits import waited
 from rewards.contract import RewardError, RewardInput, RewardOutage, Score, Status
 from trainers.model_files import check_reward_model
 
@@ -62,6 +64,10 @@ class ScorerFleet:
         self._use_gpu = False
         self._failure: Exception | None = None
 
+    def __str__(self) -> str:
+        counts = f"{self._queue.qsize()} pieces in the queue, {len(self._waiting)} not scored"
+        return f"{counts}, {len(self.replicas)} replicas"
+
     def check(self, items: Sequence[RewardInput]) -> None:
         """RewardError when the files are no reward model; this needs no replica."""
         try:
@@ -81,7 +87,8 @@ class ScorerFleet:
         started = asyncio.get_running_loop().create_future()
         self._lives[name] = life = asyncio.create_task(self._live(name, started))
         life.add_done_callback(lambda life: self._bury(name, life))
-        await asyncio.wait([started, life], return_when=asyncio.FIRST_COMPLETED)
+        either = asyncio.wait([started, life], return_when=asyncio.FIRST_COMPLETED)
+        await waited(either, what="its start", owner=name, seconds=math.inf)  # its own start has the deadline
         if life.done():
             life.result()
 
@@ -96,7 +103,8 @@ class ScorerFleet:
         try:
             for piece in pieces:
                 self._queue.put_nowait(piece)
-            answers = await asyncio.gather(*(piece.future for piece in pieces))
+            together = asyncio.gather(*(piece.future for piece in pieces))
+            answers = await waited(together, what="scores", owner=self._spec.name, seconds=math.inf)  # replicas have it
         finally:
             self._waiting.difference_update(pieces)
         found = dict(zip(rows, (score for answer in answers for score in answer), strict=True))
@@ -107,7 +115,7 @@ class ScorerFleet:
         lives = list(self._lives.values())
         for life in lives:
             life.cancel()
-        await asyncio.gather(*lives, return_exceptions=True)
+        await waited(asyncio.gather(*lives, return_exceptions=True), what="the end", owner="replicas")
         self._fail(RewardOutage(f"the replicas of {self._spec.name} were ended"))
 
     async def _live(self, name: str, started: asyncio.Future[None]) -> None:
@@ -130,7 +138,7 @@ class ScorerFleet:
     async def _serve(self, replica: ScorerReplica) -> NoReturn:
         """Take pieces for ever. A piece that raises is at fault itself; one that ends the replica may not be."""
         while True:
-            piece = await self._queue.get()
+            piece = await waited(self._queue.get(), what="samples", owner="rewards", seconds=math.inf)
             if piece.future.done():
                 continue
             try:

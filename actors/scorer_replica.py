@@ -1,6 +1,7 @@
 """A replica of a reward model: one process, or several that hold it together and end together."""
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from actors.scorer import ScorerRank, ScorerSpec, environment
+from metrics.waits import waited
 from rewards.contract import RewardError, RewardInput, Score
 
 _SECONDS_FOR_OTHER_RANKS = 2.0  # after a first failure: the others' tell whether a rank died
@@ -39,9 +41,7 @@ class ScorerReplica:
         """Load the model. RewardError when it can't be used, ReplicaLost when a process ended or took too long."""
         limit = self._spec.config.start_timeout_seconds
         try:
-            async with asyncio.timeout(limit):
-                addresses = await self._call("address")
-                await self._call("start", addresses[0], len({host for host, _ in addresses}) == 1)
+            await waited(self._meet(), what="its start", owner=self._spec.name, seconds=limit)
         except RayTaskError as error:  # another process would fare no better
             raise RewardError(f"rewards: {self._spec.name}: {error.cause}") from None
         except (RayError, TimeoutError) as error:
@@ -54,8 +54,8 @@ class ScorerReplica:
         when one of them raises.
         """
         try:
-            async with asyncio.timeout(self._spec.config.timeout_seconds):
-                shares = await self._call("score", items)
+            limit = self._spec.config.timeout_seconds
+            shares = await waited(self._call("score", items), what="scores", owner=self._spec.name, seconds=limit)
         except RayTaskError as error:
             if len(self.ranks) == 1:
                 raise
@@ -71,13 +71,19 @@ class ScorerReplica:
         for rank in self.ranks:
             ray.kill(rank)
 
+    async def _meet(self) -> None:
+        addresses = await self._call("address")
+        await self._call("start", addresses[0], len({host for host, _ in addresses}) == 1)
+
     async def _call(self, method: str, *arguments: Any) -> list[Any]:
         """The method's results, one a rank; the first failure else, and a rank's death before what it caused."""
         calls = [asyncio.wrap_future(getattr(rank, method).remote(*arguments).future()) for rank in self.ranks]
         try:
-            _, pending = await asyncio.wait(calls, return_when=asyncio.FIRST_EXCEPTION)
+            answers = asyncio.wait(calls, return_when=asyncio.FIRST_EXCEPTION)
+            _, pending = await waited(answers, what=method, owner=self._spec.name, seconds=math.inf)
             if pending:
-                await asyncio.wait(pending, timeout=_SECONDS_FOR_OTHER_RANKS)
+                rest = asyncio.wait(pending, timeout=_SECONDS_FOR_OTHER_RANKS)
+                await waited(rest, what=f"the other ranks' {method}", owner=self._spec.name, seconds=math.inf)
             errors = [error for call in calls if call.done() and (error := call.exception())]
             if errors:
                 raise next((error for error in errors if isinstance(error, RayActorError)), errors[0])

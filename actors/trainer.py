@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.ranks import Rank, RankGroup, absolute, resolve
 from experience.records import Batch, BlockHandle, Weights
+from metrics.waits import waited
 from trainers import checkpoint
 from trainers.checkpoint import Written
 from trainers.model_files import RewardNormalization
@@ -95,7 +96,8 @@ class TrainerGroup(RankGroup):
 
     async def load(self, folder: Path) -> Mapping[str, Any]:
         """Go on from a checkpoint; returns the `state` it was saved with. CheckpointError when it is damaged."""
-        manifest = await asyncio.to_thread(checkpoint.verify, folder)
+        verified = asyncio.to_thread(checkpoint.verify, folder)
+        manifest = await waited(verified, what=f"the checksums of {folder.name}", owner="disk")
         checkpoint.check_ranks(folder, manifest, own_ranks={})
         await self.load_part(folder, manifest.world_size)
         return checkpoint.read_state(folder)

@@ -83,16 +83,12 @@ def main() -> None:
     except ValueError as error:
         _end(error, WRONG_INPUT)
     except Exception as error:
-        if not _is_told_in_one_line(error):
+        # Imported here: a run that fails has loaded all this, and other commands start faster without it.
+        from cluster.failures import FAILURES, RESUMABLE
+
+        if not isinstance(error, FAILURES):
             raise
-        _end(error, FAILED)
-
-
-def _is_told_in_one_line(error: Exception) -> bool:
-    # Imported here: a run that fails has loaded all this, and other commands start faster without it.
-    from cluster.failures import FAILURES
-
-    return isinstance(error, FAILURES)
+        _end(error, STOPPED_RESUMABLE if isinstance(error, RESUMABLE) else FAILED)
 
 
 def _end(error: Exception, code: int) -> NoReturn:

@@ -1,7 +1,7 @@
 """Steering a run from outside: a request is a file in the run's folder, and so is its answer.
 
-    control/1764160000-3f2a.json          what is asked, renamed into place
-    control/1764160000-3f2a.answer.json   what came of it
+    control/20261126T123456.789012-3f2a91bc.json          what is asked, renamed into place
+    control/20261126T123456.789012-3f2a91bc.answer.json   what came of it
 
 Whoever may write to the folder may steer the run, from any machine that sees it; nothing listens on a port.
 """
@@ -10,15 +10,16 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
-import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from metrics.waits import waited
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def ask(folder: Path, request: Scale | Stop, seconds: float) -> Answer:
     """Send a request to the run that owns `folder`, and wait for what comes of it. ValueError when it says nothing."""
     control = folder / FOLDER
     control.mkdir(mode=0o750, exist_ok=True)
-    place = control / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.json"
+    place = control / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{uuid.uuid4().hex[:8]}.json"
     answer = _answer_of(place)
     _write(place, request.model_dump_json())
     deadline = time.monotonic() + seconds
@@ -73,16 +74,6 @@ def ask(folder: Path, request: Scale | Stop, seconds: float) -> Answer:
 
 
 Handler = Callable[[Any], Awaitable[str]]  # what came of the request; ValueError: why it is refused
-
-
-def stop_by_signal(request: Stop) -> Awaitable[str]:
-    """One way of stopping, whoever asks: the signal that a scheduler sends."""
-
-    async def stop() -> str:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return "stopping after the step under way"
-
-    return stop()
 
 
 class Desk:
@@ -106,7 +97,7 @@ class Desk:
             tasks = [task, *self._at_work.values()]
             for each in tasks:
                 each.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await waited(asyncio.gather(*tasks, return_exceptions=True), what="the end", owner="requests")
             for path in _requests(self._folder):
                 _reply(path, Answer(is_done=False, text="the run has ended"))
 

@@ -1,16 +1,22 @@
 """Running one stage from its recipe: the folder, the lock, the resume, and which stage it is."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any
 
 from cluster import imitation, preferences, reinforce, supervise
+from cluster.doctor import Doctor
 from cluster.folder import RunFolder
 from cluster.inputs import absolute
 from cluster.keeping import best_rule
 from cluster.outcome import Outcome
 from cluster.plan_start import plan_at_start
 from cluster.resuming import checkpoint_to_resume
+from cluster.signals import raised
+from cluster.stopping import Stop, Stopped
 from configs.schema import DpoRun, RewardModelRun, RlRun, Run
+from metrics.waits import watched_by
 
 
 def launch(run: Run, *, resume: bool = False, exact: bool = False, allow: Sequence[str] = ()) -> Outcome:
@@ -25,10 +31,17 @@ def launch(run: Run, *, resume: bool = False, exact: bool = False, allow: Sequen
         start = checkpoint_to_resume(run, folder, exact=exact, allow=allow) if resume else None
         folder.write_config(run)
         plan_at_start(run, folder.plan)
-        if isinstance(run, RlRun):
-            return asyncio.run(reinforce.train(run, reinforce.read_inputs(run, folder), folder, start))
-        if isinstance(run, RewardModelRun | DpoRun):
-            inputs = preferences.read_inputs(run, folder)
-        else:
-            inputs = imitation.read_inputs(run, folder)
-        return asyncio.run(supervise.train(run, inputs, folder, start))
+        stop = Stop(grace_seconds=run.grace_seconds, max_hours=run.max_hours)
+        with raised(Stopped), watched_by(Doctor(folder.path).report, run.hang_timeout_seconds):
+            return asyncio.run(stop.guards(_stage(run, folder, start, stop)))
+
+
+def _stage(run: Run, folder: RunFolder, start: Path | None, stop: Stop) -> Coroutine[Any, Any, Outcome]:
+    """The stage's work, with its inputs read and checked already."""
+    if isinstance(run, RlRun):
+        return reinforce.train(run, reinforce.read_inputs(run, folder), folder, start, stop)
+    if isinstance(run, RewardModelRun | DpoRun):
+        inputs = preferences.read_inputs(run, folder)
+    else:
+        inputs = imitation.read_inputs(run, folder)
+    return supervise.train(run, inputs, folder, start, stop)

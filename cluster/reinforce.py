@@ -25,13 +25,14 @@ from cluster.restarts import Resumed, train_with_restarts
 from cluster.resuming import is_same_recipe, run_snapshot
 from cluster.rl_observer import HeldOut, RlObserver
 from cluster.session import ray_session
-from cluster.signals import stop_on_signal
 from cluster.steering import Steering, steered
+from cluster.stopping import Stop
 from cluster.waiting import read_waiting, write_waiting
 from configs.schema import RlRun
 from experience.prompts import PromptStream, eval_prompts
 from experience.records import Prompt
 from experience.tokenizer import stop_token_ids
+from metrics.waits import shown
 from rewards.pool import RewardPool
 from rewards.remote import RewardOutage
 from trainers.credit import CreditAssigner
@@ -88,8 +89,8 @@ def read_inputs(run: RlRun, folder: RunFolder) -> Inputs:
     )
 
 
-async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path | None) -> Outcome:
-    """Train to the last step, or until a signal."""
+async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path | None, stop: Stop) -> Outcome:
+    """Train to the last step, or until it is stopped."""
     async with AsyncExitStack() as stack:
         learned = LearnedRewards(run.rewards, run.reward_model)
         pool = RewardPool(run.rewards, run.reward_pool, scorers=learned.fleets)
@@ -105,10 +106,12 @@ async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path
                 use_gpu=use_gpu,
             )
         )
+        for name, described in {"rollout fleet": fleet, "reward pool": pool, **learned.fleets}.items():
+            stack.enter_context(shown(name, described.__str__))
         stack.push_async_callback(fleet.close)
         stack.push_async_callback(learned.close)
         spec = rl_specs.learner_spec(run, inputs.objective, use_gpu=use_gpu)
-        steering = await stack.enter_async_context(steered(run, folder, fleet, run.rollout.autoscale))
+        steering = await stack.enter_async_context(steered(run, folder, stop, fleet, run.rollout.autoscale))
         learner, *_ = await asyncio.gather(start_learner(spec), fleet.start(), learned.start(use_gpu=use_gpu))
 
         def attempt(learner: Learner, resumed: Resumed | None) -> Awaitable[Outcome]:
@@ -149,7 +152,7 @@ async def _train(
     held_out = HeldOut(prompts=inputs.held_out, sampling=rl_specs.held_out_sampling(run))
     observer = RlObserver(run, roles=roles, meter=meter, folder=folder, held_out=held_out, saver=saver)
     steering.follow(loop.standing)
-    with stop_on_signal(loop.stop):
+    with steering.stop.ends(loop.stop, loop.give_up):
         try:
             await loop.run(observer)
         except (FleetFailed, RewardOutage) as failure:

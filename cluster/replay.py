@@ -19,11 +19,9 @@ from configs.load import load_run
 from configs.schema import RlRun
 from experience.records import Group
 from experience.stored_groups import read_groups
+from metrics.names import PASSING
 from trainers import checkpoint
 from trainers.credit import CreditAssigner
-
-# What depends on the machine and the moment, not on the step.
-_PASSING = ("memory/", "throughput/", "time/", "share/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +59,7 @@ def replay(folder: Path, step: int, overrides: Sequence[str] = ()) -> Replay:
         raise ValueError(f"{samples}: not there; set logging.trajectories_every_steps so that this step is stored")
     before = _weights_before(place.checkpoints, step)
     metrics = asyncio.run(_learn_again(run, place, read_groups(samples), step, before))
-    steady = {name: value for name, value in metrics.items() if not name.startswith(_PASSING)}
+    steady = {name: value for name, value in metrics.items() if not name.startswith(PASSING)}
     return Replay(
         logged={name: logged[name] for name in steady if name in logged},
         replayed=steady,

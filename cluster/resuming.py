@@ -11,6 +11,7 @@ from typing import Any
 from cluster.folder import RunFolder
 from configs.redaction import redact
 from configs.schema import BaseRun
+from metrics.waits import waited
 from trainers import checkpoint
 from trainers.saving import Snapshot, state_snapshot
 
@@ -25,6 +26,9 @@ SURROUNDINGS = (
     "logging",
     "checkpoint",
     "cluster",
+    "max_hours",
+    "grace_seconds",
+    "hang_timeout_seconds",
     "evaluation",
     "eval_every_steps",
     "eval_sequences",
@@ -32,9 +36,13 @@ SURROUNDINGS = (
     "trainer.peak_tflops",
     "trainer.collective_timeout_seconds",
     "trainer.max_restarts",
+    "trainer.max_bad_steps",
     "rollout.start_timeout_seconds",
     "rollout.progress_timeout_seconds",
     "rollout.max_restarts",
+    "rollout.autoscale",
+    "rollout.slow_worker_factor",
+    "rollout.backup_leases",
     "reward_model.start_timeout_seconds",
     "reward_model.timeout_seconds",
     "reward_model.max_restarts",
@@ -63,7 +71,8 @@ def run_snapshot(run: BaseRun, state: Mapping[str, Any], held_out: Mapping[str, 
 
     async def write(draft: Path) -> None:
         await write_state(draft)
-        await asyncio.to_thread((draft / RECIPE).write_text, recipe, encoding="utf-8")
+        written = asyncio.to_thread((draft / RECIPE).write_text, recipe, encoding="utf-8")
+        await waited(written, what="the recipe of a checkpoint", owner="disk")
 
     return write
 

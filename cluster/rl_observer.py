@@ -11,6 +11,8 @@ from configs.schema import RlRun
 from experience.records import Prompt, Sampling
 from experience.store import write_trajectories
 from metrics.meter import Meter
+from metrics.waits import waited
+from trainers.bad_steps import BadSteps
 from trainers.credit import Credit
 from trainers.evaluation import answer, held_out_metrics
 from trainers.loop import Observer, Roles
@@ -40,6 +42,9 @@ class RlObserver(Observer):
         held_out: HeldOut,
         saver: Saver,
     ) -> None:
+        self._bad_steps = BadSteps(
+            max_bad_steps=run.trainer.max_bad_steps, folder=folder.path, read_block=roles.rollouts.block
+        )
         self._num_steps = run.num_steps
         self._evaluate_every = run.evaluation.every_steps
         self._store_every = run.logging.trajectories_every_steps
@@ -55,6 +60,11 @@ class RlObserver(Observer):
         if step == 0:
             await self._evaluate(0)
             self._meter.log(0, self.evaluations.get(0, {}))
+
+    async def after_update(self, step: int, credit: Credit, learned: Mapping[str, float]) -> None:
+        """TooManyBadSteps when the updates of too many steps in a row were skipped."""
+        prompts = [{"id": g.prompt.ordinal, "row": g.prompt.row, "epoch": g.prompt.epoch} for g in credit.groups]
+        await self._bad_steps.check(step, learned, lambda: credit.batch, prompts)
 
     async def after_step(self, step: int) -> None:
         """Evaluate and save, when it is time."""
@@ -74,7 +84,7 @@ class RlObserver(Observer):
 
     async def close(self) -> None:
         """Wait for the last samples to be written."""
-        await asyncio.gather(*self._writing)
+        await waited(asyncio.gather(*self._writing), what="stored samples", owner="disk")
 
     async def _evaluate(self, step: int) -> None:
         if not self._held_out.prompts:
@@ -97,7 +107,8 @@ class RlObserver(Observer):
         try:
             blocks = await blocks_of(credit.groups, self.roles.rollouts)
             async with self._one_at_a_time:
-                await asyncio.to_thread(write_trajectories, path, step, credit.groups, credit.advantages, blocks)
+                written = asyncio.to_thread(write_trajectories, path, step, credit.groups, credit.advantages, blocks)
+                await waited(written, what=f"the samples of step {step}", owner="disk")
         finally:
             self._saver.recorded(step)  # also when that failed: the next save must not wait for it for ever
 

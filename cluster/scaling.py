@@ -2,12 +2,15 @@
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Mapping
+from typing import Protocol
 
 from actors.fleet import RolloutFleet
 from cluster.control import Scale
 from configs.schema.rollout import AutoscaleConfig
+from metrics.waits import waited
 
 logger = logging.getLogger(__name__)
 
@@ -36,16 +39,35 @@ class Scaler:
                 waits = [self._fleet.serving(name) for name in joined]
             else:
                 waits = [self._fleet.remove_worker(name) for name in before[num_workers:]]
-            for result in await asyncio.gather(*waits, return_exceptions=True):
+            # Workers that don't start, or don't come to an end, are given up by deadlines of their own.
+            changes = asyncio.gather(*waits, return_exceptions=True)
+            for result in await waited(changes, what="a change of number", owner="rollout workers", seconds=math.inf):
                 if isinstance(result, BaseException):
                     raise result
             return f"{len(before)} -> {len(self._fleet.names)} rollout workers: {', '.join(self._fleet.names)}"
 
 
+class Scalable(Protocol):
+    """What is scaled."""
+
+    async def scale(self, num_workers: int) -> str:
+        """See `Scaler.scale`."""
+        ...
+
+
+class Staffed(Protocol):
+    """What has workers."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Theirs."""
+        ...
+
+
 class Autoscaler:
     """Watches the steps, and asks for one worker more or less when several in a row agree."""
 
-    def __init__(self, config: AutoscaleConfig, scaler: Scaler, fleet: RolloutFleet) -> None:
+    def __init__(self, config: AutoscaleConfig, scaler: Scalable, fleet: Staffed) -> None:
         self._config, self._scaler, self._fleet = config, scaler, fleet
         self._wishes: deque[int] = deque(maxlen=config.steps)
         self._change: asyncio.Task[None] | None = None

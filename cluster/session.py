@@ -11,8 +11,10 @@ import psutil
 import ray
 from ray.util import get_node_ip_address
 
+from cluster.head import head_watched
 from cluster.import_path import ours_first
 from cluster.reaper import reaping
+from cluster.signals import handlers_kept
 from configs.schema import ClusterConfig
 
 logger = logging.getLogger(__name__)
@@ -31,9 +33,15 @@ def ray_session(config: ClusterConfig, num_cpus: int) -> Iterator[None]:
         return
     # Workers get the driver's current folder on their path: from here, no user's `rewards.py` can shadow ours.
     earlier = _children()
-    with contextlib.chdir(ROOT):
-        _join(config) if config.address else _start(config, num_cpus)
-    with reaping(_children() - earlier):
+    try:
+        with contextlib.chdir(ROOT), handlers_kept():
+            _join(config) if config.address else _start(config, num_cpus)
+    except BaseException:
+        for process in _children() - earlier:  # what a start that was interrupted leaves
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        raise
+    with reaping(_children() - earlier), head_watched():
         try:
             yield
         finally:

@@ -1,12 +1,11 @@
-"""Stopping by signal: the first one asks a run to end after its step, the second ends it at once."""
+"""SIGINT (Ctrl-C) and SIGTERM as calls of a function."""
 
 import asyncio
 import contextlib
-import logging
 import signal
+import threading
 from collections.abc import Callable, Iterator
-
-logger = logging.getLogger(__name__)
+from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -16,30 +15,45 @@ class Interrupted(Exception):
 
 
 @contextlib.contextmanager
-def stop_on_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """Inside, SIGINT (Ctrl-C) and SIGTERM call `stop`; a second one cancels the task that runs this."""
+def handled_by(receive: Callable[[str], None]) -> Iterator[None]:
+    """Inside, each of the signals calls `receive` with its name, on the running event loop."""
     loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-    assert task is not None
-    received = 0
-
-    def receive() -> None:
-        nonlocal received
-        received += 1
-        if received > 1:
-            task.cancel()
-            return
-        logger.warning("stopping after this step; once more to stop at once")
-        stop()
-
     for number in SIGNALS:
-        loop.add_signal_handler(number, receive)
+        loop.add_signal_handler(number, receive, number.name)
     try:
         yield
-    except asyncio.CancelledError:
-        if received > 1:
-            raise Interrupted("stopped at once; the last checkpoint is as it was") from None
-        raise
     finally:
         for number in SIGNALS:
             loop.remove_signal_handler(number)
+
+
+@contextlib.contextmanager
+def handlers_kept() -> Iterator[None]:
+    """After this, the handlers are those from before: Ray installs its own for SIGTERM, which end the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def raised(make: Callable[[str], Exception]) -> Iterator[None]:
+    """Inside, each of the signals raises what `make` gives for its name, where no event loop handles it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are none of its business
+        return
+
+    def receive(number: int, _: FrameType | None) -> None:
+        raise make(signal.Signals(number).name)
+
+    earlier = {number: signal.signal(number, receive) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

@@ -1,6 +1,7 @@
 """A run of the real loop on a virtual clock: what workers, staleness and lengths make of a step."""
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from cluster.simulated import (
 from cluster.virtual_clock import run_virtually
 from configs.schema import RlRun
 from metrics.meter import Meter
+from metrics.waits import watched_by
 from trainers.credit import Credit, CreditAssigner
 from trainers.loop import Loop, Observer, Roles
 
@@ -110,7 +112,8 @@ def long_tail(mean: float, sigma: float, longest: int, *, seed: int = 0) -> list
 def simulate(run: RlRun, timing: Timing) -> Simulation:
     """The run's steps, with its workers, staleness, batch shape and algorithm."""
     started = time.process_time()
-    watch, took = run_virtually(_simulate(run, timing))
+    with watched_by(None, math.inf):  # modelled work takes as long as the model says
+        watch, took = run_virtually(_simulate(run, timing))
     skip = min(run.rollout.max_staleness + 1, run.num_steps - 1)
     return Simulation(
         num_steps=run.num_steps,

@@ -5,8 +5,8 @@ import contextlib
 import json
 import os
 import socket
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class StatusFile:
             **self._identity,
             "state": self.state,
             "num_steps": self._num_steps,
-            "updated": time.time(),
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
             **self.snapshot(),
         }
         with contextlib.suppress(OSError):
@@ -70,7 +70,8 @@ def read_status(path: Path) -> dict[str, Any]:
     except OSError:
         raise ValueError(f"{path.parent}: no run has been here; RUN is a run's folder, such as runs/my-run") from None
     is_going_on = content["state"] in ("starting", "running", "stopping")
-    if is_going_on and time.time() - content["updated"] > STALE_SECONDS:
+    silent = datetime.now(UTC) - datetime.fromisoformat(content["updated"])
+    if is_going_on and silent.total_seconds() > STALE_SECONDS:
         content["state"] = "lost"
     return content
 

@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from actors.fleet import RolloutFleet
-from cluster.control import Desk, Scale, Stop, stop_by_signal
+from cluster import control
+from cluster.control import Desk, Handler, Scale
 from cluster.folder import RunFolder
 from cluster.outcome import Outcome
 from cluster.scaling import Autoscaler, Scaler
 from cluster.status import StatusFile, workers
+from cluster.stopping import Stop
 from configs.schema import BaseRun
 from configs.schema.rollout import AutoscaleConfig
 
@@ -17,7 +19,10 @@ from configs.schema.rollout import AutoscaleConfig
 class Steering:
     """One run's status file and autoscaler. What trains tells it how it stands."""
 
-    def __init__(self, status: StatusFile, fleet: RolloutFleet | None, autoscaler: Autoscaler | None) -> None:
+    def __init__(
+        self, stop: Stop, status: StatusFile, fleet: RolloutFleet | None, autoscaler: Autoscaler | None
+    ) -> None:
+        self.stop = stop
         self._status, self._fleet, self._autoscaler = status, fleet, autoscaler
         self._standing: Callable[[], Mapping[str, Any]] = dict
         status.snapshot = self._snapshot
@@ -53,10 +58,21 @@ class Steering:
         return {**self._standing(), **fleet}
 
 
+def on_request(stop: Stop) -> Handler:
+    """Stops as a signal does."""
+
+    async def handle(request: control.Stop) -> str:
+        stop.request("wutong stop")
+        return "stopping after the step under way"
+
+    return handle
+
+
 @contextlib.asynccontextmanager
 async def steered(
     run: BaseRun,
     folder: RunFolder,
+    stop: Stop,
     fleet: RolloutFleet | None = None,
     autoscale: AutoscaleConfig | None = None,
 ) -> AsyncIterator[Steering]:
@@ -66,10 +82,10 @@ async def steered(
     autoscaler = None
     if fleet is not None and scaler is not None and autoscale is not None:
         autoscaler = Autoscaler(autoscale, scaler, fleet)
-    desk = Desk(folder.path, {Stop: stop_by_signal, **({} if scaler is None else {Scale: scaler.requested})})
+    desk = Desk(folder.path, {control.Stop: on_request(stop), **({} if scaler is None else {Scale: scaler.requested})})
     async with status.kept(), desk.serving():
         try:
-            yield Steering(status, fleet, autoscaler)
+            yield Steering(stop, status, fleet, autoscaler)
         finally:
             if autoscaler is not None:
                 autoscaler.close()

@@ -15,13 +15,14 @@ from cluster.outcome import Outcome
 from cluster.restarts import Resumed, train_with_restarts
 from cluster.resuming import run_snapshot
 from cluster.session import ray_session
-from cluster.signals import stop_on_signal
 from cluster.steering import Steering, steered
+from cluster.stopping import Stop
 from configs.digest import config_digest
 from configs.schema import SupervisedRun, TrainerConfig
 from experience.packing import plan_block
 from experience.records import Batch, TokenBlock
 from metrics.meter import Meter
+from trainers.bad_steps import BadSteps
 from trainers.learner import LearnerSpec
 from trainers.model_files import RewardNormalization
 from trainers.objective import Objective
@@ -53,12 +54,12 @@ def plan_batch(block: TokenBlock, trainer: TrainerConfig) -> Batch:
     return Batch(blocks=(block,), mini_batches=(plan,))
 
 
-async def train(run: SupervisedRun, inputs: Inputs, folder: RunFolder, resume_from: Path | None) -> Outcome:
-    """Train to the last step, or until a signal."""
+async def train(run: SupervisedRun, inputs: Inputs, folder: RunFolder, resume_from: Path | None, stop: Stop) -> Outcome:
+    """Train to the last step, or until it is stopped."""
     with ExitStack() as stack:
         stack.enter_context(ray_session(run.cluster, num_cpus=run.trainer.num_ranks * run.trainer.threads_per_rank))
         spec = _learner_spec(run, inputs)
-        async with steered(run, folder) as steering:
+        async with steered(run, folder, stop) as steering:
             outcome = await train_with_restarts(
                 await TrainerGroup.start(spec),
                 lambda learner, resumed: _train(run, inputs, folder, learner, resumed, steering),
@@ -74,10 +75,11 @@ class SupervisedObserver:
     """Logs each step, measures on held-out data, saves."""
 
     def __init__(
-        self, run: SupervisedRun, *, learner: TrainerGroup, meter: Meter, saver: Saver, held_out: Batch | None
+        self, run: SupervisedRun, inputs: Inputs, *, learner: TrainerGroup, meter: Meter, saver: Saver, folder: Path
     ) -> None:
         self._run, self._learner, self._meter, self._saver = run, learner, meter, saver
-        self._held_out = held_out
+        self._held_out, self._make_batch = inputs.held_out, inputs.make_batch
+        self._bad_steps = BadSteps(max_bad_steps=run.trainer.max_bad_steps, folder=folder)
         self.evaluations: dict[int, Mapping[str, float]] = {}
 
     @property
@@ -87,6 +89,7 @@ class SupervisedObserver:
 
     async def after_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Step `step` is done (1 is the first)."""
+        await self._bad_steps.check(step, metrics, lambda: self._make_batch(step - 1))
         every = self._run.eval_every_steps
         if self._held_out is not None and (step == self._run.num_steps or (every and step % every == 0)):
             with self._meter.phase("evaluate"):
@@ -116,9 +119,9 @@ async def _train(
         snapshot=lambda step: run_snapshot(run, {"step": step}, observer.evaluations.get(step)),
         best=best_rule(run),
     )
-    observer = SupervisedObserver(run, learner=learner, meter=meter, saver=saver, held_out=inputs.held_out)
+    observer = SupervisedObserver(run, inputs, learner=learner, meter=meter, saver=saver, folder=folder.path)
     steering.follow(lambda: {"step": loop.step})
-    with stop_on_signal(loop.stop):
+    with steering.stop.ends(loop.stop):
         try:
             step = await loop.run(observer, first_step=first_step, num_steps=run.num_steps)
         finally:

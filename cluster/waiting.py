@@ -7,6 +7,7 @@ from pathlib import Path
 from experience.records import BlockHandle, Group, TokenBlock
 from experience.store import write_trajectories
 from experience.stored_groups import read_groups
+from metrics.waits import waited
 from trainers.roles import Prompts, Rollouts
 
 FILE = Path("buffer", "groups.parquet")
@@ -18,7 +19,8 @@ async def write_waiting(draft: Path, step: int, groups: Sequence[Group], rollout
         return
     blocks = await blocks_of(groups, rollouts)
     (draft / FILE).parent.mkdir()
-    await asyncio.to_thread(write_trajectories, draft / FILE, step, groups, [None] * len(blocks), blocks)
+    written = asyncio.to_thread(write_trajectories, draft / FILE, step, groups, [None] * len(blocks), blocks)
+    await waited(written, what="the groups of a checkpoint", owner="disk")
 
 
 def read_waiting(folder: Path, prompts: Prompts) -> Sequence[Group]:

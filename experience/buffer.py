@@ -78,6 +78,10 @@ class Buffer:
         """Groups that wait for a training step."""
         return len(self._ledger.finished)
 
+    def __str__(self) -> str:
+        counts = f"{self.num_in_flight} groups in flight, {self.num_finished} finished, {self.num_dropped} dropped"
+        return f"{counts}; a step takes {self._prompts_per_step}, and version {self._version} is trained next"
+
     @property
     def num_dropped(self) -> int:
         """Groups that were taken out since the start (failed, or without a learning signal)."""

@@ -223,6 +223,9 @@ _ROWS: Final[tuple[Metric, ...]] = (
     ),
 )
 
+# Spaces of metrics that say how fast and on what machines a run went, and nothing of what it computed.
+PASSING: Final = ("time/", "share/", "throughput/", "memory/", "rollout/", "idle/", "speed/", "slowness/")
+
 TABLE: Final[Mapping[str, Metric]] = {row.name: row for row in _ROWS}
 _FAMILIES = {name.partition("<")[0]: row for name, row in TABLE.items() if "<" in name}
 

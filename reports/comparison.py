@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from metrics.names import PASSING
 from reports.recipe import Setting, differing_settings
 from reports.run_data import RunData
 from reports.samples import reward_intervals
-
-# What depends on the machine and the moment: two runs of one recipe differ in it from the first step on.
-_PASSING = ("memory/", "throughput/", "time/", "share/")
 
 Interval = tuple[float, float]
 
@@ -84,7 +82,7 @@ def _reading(name: str, step: int, run: RunData, rewards: dict[int, Interval]) -
 
 
 def _parting(left: RunData, right: RunData) -> Parting | None:
-    shared = [name for name in left.series if name in right.series and not name.startswith(_PASSING)]
+    shared = [name for name in left.series if name in right.series and not name.startswith(PASSING)]
     different: dict[int, list[str]] = {}
     for name in shared:
         ours, theirs = (

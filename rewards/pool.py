@@ -97,6 +97,9 @@ class RewardPool:
         """`score` for callers without an event loop."""
         return asyncio.run(self.score(items))
 
+    def __str__(self) -> str:
+        return f"{self._jobs.qsize()} jobs in the queue of {len(self._lanes)} processes"
+
     def close(self) -> None:
         """End every process; returns when they are gone. Samples that still wait get a RuntimeError."""
         with self._keeper_lock:

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experience.records import Prompt, Sampling, Trajectory
+from metrics import activity
 from metrics.intervals import pass_at_k, wilson
+from metrics.waits import waited
 from rewards.contract import Score
 from trainers.loop import reward_input
 from trainers.roles import Rewards, Rollouts
@@ -46,9 +48,12 @@ async def answer(rollouts: Rollouts, rewards: Rewards, prompts: Sequence[Prompt]
 
     async def one(prompt: Prompt) -> tuple[tuple[Trajectory, ...], tuple[Score, ...]]:
         trajectories = await rollouts.generate(prompt, sampling)
-        return trajectories, tuple(await rewards.score([reward_input(t) for t in trajectories]))
+        scores = tuple(await rewards.score([reward_input(t) for t in trajectories]))
+        activity.note("evaluating")
+        return trajectories, scores
 
-    answered = await asyncio.gather(*(one(prompt) for prompt in prompts))
+    answers = asyncio.gather(*(one(prompt) for prompt in prompts))
+    answered = await waited(answers, what="held-out answers", owner="sampling and scoring", progress=activity.count)
     scores = tuple(scores for _, scores in answered)
     return Answers(
         is_right=np.array([[_is_right(score) for score in row] for row in scores], dtype=bool),

@@ -11,13 +11,16 @@ take turns; a larger bound lets them overlap. Nothing here knows Ray, vLLM or De
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from experience.buffer import Buffer
 from experience.records import Group, Prompt, Sampling, Scored, Trajectory
+from metrics import activity
 from metrics.meter import Meter
+from metrics.waits import shown, waited
 from rewards.contract import RewardInput, Score, Status
 from rewards.health import are_equal, check_equal_steps, check_failures, check_first_step
 from trainers.credit import Credit, CreditAssigner
@@ -25,6 +28,13 @@ from trainers.roles import Learner, Prompts, Rewards, Rollouts
 from trainers.summary import summarise
 
 logger = logging.getLogger(__name__)
+
+
+Result = TypeVar("Result")
+
+
+class GivenUp(Exception):
+    """What was waited for is not worth waiting any longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +69,9 @@ class Observer:
     async def before_training(self, step: int) -> None:
         """`step` steps are done (0 unless resumed), the weights are loaded, nothing is sampled yet."""
 
+    async def after_update(self, step: int, credit: Credit, learned: Mapping[str, float]) -> None:
+        """The learner has done step `step`, and told these metrics; its weights are not published yet."""
+
     async def after_step(self, step: int) -> None:
         """Step `step` is trained and its weights are loaded; the next step waits for this."""
 
@@ -87,7 +100,8 @@ class Loop:
         self._dropped = 0  # groups, since the last step
         self._equal_steps = 0  # in a row, up to the last step
         self._last_generated = 0.0
-        self._is_stopping = False
+        self._is_stopping = self._is_given_up = False
+        self._given_up_with: asyncio.Future[Any] | None = None
         self.is_between_steps = True  # else the learner may have moved on from the weights of `step`
 
     @property
@@ -100,8 +114,14 @@ class Loop:
         return {"step": self.step, "in_flight": self._buffer.num_in_flight, "finished": self._buffer.num_finished}
 
     def stop(self) -> None:
-        """Finish the step that is being trained, then end."""
+        """Finish the step that is being sampled or trained, then end."""
         self._is_stopping = True
+
+    def give_up(self) -> None:
+        """End without the step that is being sampled; one that is being trained is finished."""
+        self._is_stopping = self._is_given_up = True
+        if self._given_up_with is not None:
+            self._given_up_with.cancel()
 
     def state(self) -> Mapping[str, Any]:
         """What a later run needs, as JSON, to go on from here without repeating or skipping a prompt."""
@@ -130,34 +150,45 @@ class Loop:
     async def run(self, observer: Observer) -> None:
         """Train to the last step."""
         await self._publish(self.step)
-        await observer.before_training(self.step)
         try:
-            async with asyncio.TaskGroup() as tasks:
-
-                def start(work: Coroutine[Any, Any, None]) -> None:
-                    task = tasks.create_task(work)
-                    self._side_tasks.add(task)
-                    task.add_done_callback(self._side_tasks.discard)
-
-                start(self._sample(start))
-                await self._train(observer)
-                for task in self._side_tasks:
-                    task.cancel()
+            await self._unless_given_up(observer.before_training(self.step), what="what precedes the first step")
+        except GivenUp:
+            return
+        try:
+            with shown("buffer", self._buffer.__str__):
+                await self._run(observer)
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
+
+    async def _run(self, observer: Observer) -> None:
+        async with asyncio.TaskGroup() as tasks:
+
+            def start(work: Coroutine[Any, Any, None]) -> None:
+                task = tasks.create_task(work)
+                self._side_tasks.add(task)
+                task.add_done_callback(self._side_tasks.discard)
+
+            start(self._sample(start))
+            await self._train(observer)
+            for task in self._side_tasks:
+                task.cancel()
 
     async def _sample(self, start: Callable[[Coroutine[Any, Any, None]], None]) -> None:
         """Consumes prompts; produces rollouts; waits for the buffer's room; unblocked by each new version."""
         while self._to_begin:
-            await self._buffer.admit(self._to_begin[0])
+            await self._admitted(self._to_begin[0])
             ordinal = self._to_begin.pop(0)
             start(self._roll_out(*self._prompts.at(ordinal)))
         while True:
             # Drawn many at a time: tokenising them together costs a tenth of doing it one by one.
             for prompt in self._prompts.at(self._cursor, self._schedule.prompts_per_step):
-                await self._buffer.admit(prompt.ordinal)
+                await self._admitted(prompt.ordinal)
                 self._cursor = prompt.ordinal + 1
                 start(self._roll_out(prompt))
+
+    async def _admitted(self, ordinal: int) -> None:
+        room = self._buffer.admit(ordinal)
+        await waited(room, what="room for a prompt", owner="buffer", seconds=math.inf)  # training makes it
 
     async def _roll_out(self, prompt: Prompt) -> None:
         """Consumes a prompt; produces a scored group in the buffer; waits for a rollout worker and the verifiers."""
@@ -173,10 +204,13 @@ class Loop:
         wanted = [sampling for sampling in (self._schedule.sampling, self._schedule.greedy) if sampling is not None]
         parts = await asyncio.gather(*(self._rollouts.generate(prompt, sampling) for sampling in wanted))
         self._last_generated = self._meter.now()
+        activity.note("sampling")
         together = [trajectory for part in parts for trajectory in part]
         # The greedy response comes last, with an id of its own; the others are in sample order.
         trajectories = [t if t.sample_index == i else replace(t, sample_index=i) for i, t in enumerate(together)]
-        scores = await self._rewards.score([reward_input(trajectory) for trajectory in trajectories])
+        verdicts = self._rewards.score([reward_input(trajectory) for trajectory in trajectories])
+        scores = await waited(verdicts, what="verdicts on a group", owner="rewards", progress=activity.count)
+        activity.note("scoring")
         scored = [Scored(trajectory=t, score=verdict(t, s)) for t, s in zip(trajectories, scores, strict=True)]
         num_samples = self._schedule.sampling.num_samples
         greedy = scored[num_samples] if self._schedule.greedy else None
@@ -186,11 +220,16 @@ class Loop:
         """Consumes groups; produces policy versions; waits for the buffer; unblocked by each finished group."""
         while self.step < self._schedule.num_steps and not self._is_stopping:
             self._meter.begin_step()
-            groups = await self._take()
+            try:
+                groups = await self._take()
+            except GivenUp:
+                logger.warning("the samples of step %d are given up; they are sampled again", self.step + 1)
+                return
             self._check_scores(groups)
             credit = self._assigner.credit(groups, self.step)
             self.is_between_steps = False
             learned = await self._learn(credit)
+            await observer.after_update(self.step + 1, credit, learned)
             self._assigner.observe(credit, learned)
             await self._refresh_reference(self.step + 1)
             metrics = {
@@ -226,12 +265,23 @@ class Loop:
     async def _take(self) -> list[Group]:
         """The next step's groups. Time until the last response is sampling's, what follows is scoring's."""
         started = self._meter.now()
-        groups = await self._buffer.take()
+        groups = await self._unless_given_up(self._buffer.take(), what=f"the groups of step {self.step + 1}")
         ended = self._meter.now()
         generated = min(max(self._last_generated, started), ended)
         self._meter.span("generate", started, generated)
         self._meter.span("score", generated, ended)
         return groups
+
+    async def _unless_given_up(self, work: Coroutine[Any, Any, Result], *, what: str) -> Result:
+        """What sampling and scoring give; GivenUp when `give_up` is called before."""
+        self._given_up_with = asyncio.ensure_future(work)
+        try:
+            return await waited(self._given_up_with, what=what, owner="sampling and scoring", progress=activity.count)
+        except asyncio.CancelledError:
+            this = asyncio.current_task()
+            if self._is_given_up and this is not None and not this.cancelling():
+                raise GivenUp from None
+            raise
 
     def _check_scores(self, groups: Sequence[Group]) -> None:
         """RewardError when too many verdicts failed, nobody answers, or too many steps in a row teach nothing."""
@@ -246,7 +296,8 @@ class Loop:
     async def _publish(self, version: int) -> None:
         """Give the learner's weights to every rollout worker, as `version`."""
         with self._meter.phase("sync"):
-            await self._rollouts.load(await self._learner.publish(version))
+            loaded = self._rollouts.load(await self._learner.publish(version))
+            await waited(loaded, what=f"loading version {version}", owner="rollout workers")
 
 
 def verdict(trajectory: Trajectory, score: Score) -> Score:

@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from configs.schema import CheckpointConfig
+from metrics.waits import waited
 from trainers import checkpoint
 from trainers.best import BestRule, ranked, write_note
 from trainers.checkpoint import Written
@@ -29,7 +31,8 @@ def state_snapshot(state: Mapping[str, Any]) -> Snapshot:
     """Writes the state that `checkpoint.read_state` reads."""
 
     async def write(draft: Path) -> None:
-        await asyncio.to_thread(checkpoint.write_state, draft, state)
+        written = asyncio.to_thread(checkpoint.write_state, draft, state)
+        await waited(written, what="the state of a checkpoint", owner="disk")
 
     return write
 
@@ -42,7 +45,8 @@ async def save_checkpoint(learner: Savable, folder: Path, snapshot: Snapshot) ->
 
 async def write_models(learner: Savable, folder: Path) -> tuple[Path, Written]:
     """A draft of the checkpoint `folder` with the models in it: until this returns, their weights must not move."""
-    draft = await asyncio.to_thread(checkpoint.begin, folder)
+    begun = asyncio.to_thread(checkpoint.begin, folder)
+    draft = await waited(begun, what=f"room for {folder.name}", owner="disk")
     try:
         return draft, await learner.save(draft)
     except BaseException:
@@ -54,7 +58,8 @@ async def complete(draft: Path, folder: Path, written: Written, snapshot: Snapsh
     """Make the draft the checkpoint `folder`; dropped when that fails."""
     try:
         await snapshot(draft)
-        await asyncio.to_thread(checkpoint.commit, draft, folder, written)
+        committed = asyncio.to_thread(checkpoint.commit, draft, folder, written)
+        await waited(committed, what=f"the checksums of {folder.name}", owner="disk")
     except Exception:  # not when cancelled: a thread may be at work in it
         checkpoint.discard(draft)
         raise
@@ -127,7 +132,7 @@ class Saver:
         save = self._under_way
         if not save.recorded.is_set():
             save.completing.cancel()
-        await asyncio.wait([save.completing])
+        await waited(asyncio.wait([save.completing]), what="the save under way", owner="disk")
         if save.completing.cancelled():
             checkpoint.discard(save.draft)
             self._under_way = None
@@ -147,17 +152,18 @@ class Saver:
         """Wait for the save under way, if there is one. Raises what no disk is to blame for."""
         if self._under_way is not None:
             try:
-                await self._under_way.completing
+                completing = self._under_way.completing
+                await waited(completing, what="the save under way", owner="disk", seconds=math.inf)  # it has its own
             finally:
                 self._under_way = None
 
     async def _complete(
         self, step: int, draft: Path, written: Written, snapshot: Snapshot, recorded: asyncio.Event
     ) -> None:
-        await recorded.wait()
+        await waited(recorded.wait(), what=f"the record of step {step}", owner="samples")
         try:
             await complete(draft, checkpoint.folder_of(self._folder, step), written, snapshot)
-            await asyncio.to_thread(self._prune)
+            await waited(asyncio.to_thread(self._prune), what="the end of old checkpoints", owner="disk")
         except OSError as error:
             self._fail(step, error)
         else:

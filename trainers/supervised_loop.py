@@ -6,6 +6,7 @@ from typing import Protocol
 
 from experience.records import Batch
 from metrics.meter import Meter
+from metrics.waits import waited
 
 
 class Imitator(Protocol):
@@ -45,7 +46,7 @@ class SupervisedLoop:
         for step in range(first_step, num_steps):
             self._meter.begin_step()
             with self._meter.phase("data"):
-                batch = await upcoming
+                batch = await waited(upcoming, what=f"the batch of step {step + 1}", owner="data")
             upcoming = asyncio.create_task(asyncio.to_thread(self._make_batch, step + 1))
             with self._meter.phase("train"):
                 metrics = await self._learner.update(batch)
@@ -53,5 +54,5 @@ class SupervisedLoop:
             await observer.after_step(self.step, metrics)
             if self._is_stopping:
                 break
-        await upcoming
+        await waited(upcoming, what="a batch that is not needed", owner="data")
         return self.step

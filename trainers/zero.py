@@ -23,6 +23,7 @@ from torch.distributed import distributed_c10d
 
 from configs.schema.model import Dtype
 from configs.schema.training import OptimizerConfig, TrainerConfig
+from metrics import activity
 from trainers.deepspeed_config import check_offload, deepspeed_config
 from trainers.devices import peak_flops
 from trainers.schedule import learning_rate
@@ -43,6 +44,7 @@ class StepReport:
 
 def join_process_group(config: TrainerConfig) -> None:
     """Meet the other ranks named by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment."""
+    activity.note("meeting the other ranks")
     torch.set_num_threads(config.threads_per_rank)
     if not torch.cuda.is_available():
         # DeepSpeed would compile a shared-memory collective with g++ here; gloo does the work without it.
@@ -105,6 +107,7 @@ class ZeroEngine:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward pass."""
+        activity.note("a forward pass")
         return self._engine(*args, **kwargs)
 
     @contextmanager
@@ -124,6 +127,7 @@ class ZeroEngine:
         A loss that is not finite makes its gradients NaN. The gradient norm is common to all ranks, so
         that `step` then skips on every rank, whichever one saw the bad loss.
         """
+        activity.note("a backward pass")
         # DeepSpeed averages over ranks; our losses are shares of a sum.
         loss = loss * self.world_size * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
         self._engine.set_gradient_accumulation_boundary(is_last)
@@ -131,6 +135,7 @@ class ZeroEngine:
 
     def step(self) -> StepReport:
         """Clip, move the weights and drop the gradients; skipped on all ranks when the norm is not finite."""
+        activity.note(f"optimiser step {self.steps + 1}")
         rate = learning_rate(self._optimizer_config, self.steps, self._total_steps)
         self.steps += 1
         for group in self._engine.optimizer.param_groups:
@@ -160,6 +165,7 @@ class ZeroEngine:
         What one layer owns comes in one bucket. Tied parameters come once, under their first name. A bucket is
         valid until the next is asked for; under ZeRO-3 every rank must exhaust the iterator.
         """
+        activity.note("gathering the weights")
         parameters = [(n, p) for n, p in self.module.named_parameters() if p.requires_grad or not trained_only]
         yield from _buckets(parameters, nbytes, is_partitioned=self.stage == 3)
 
@@ -171,6 +177,7 @@ class ZeroEngine:
 
     def save(self, folder: Path) -> None:
         """Write this rank's shards of the trained weights and of the optimiser into `folder`."""
+        activity.note("saving")
         self._engine.save_checkpoint(
             str(folder.parent),
             tag=folder.name,
@@ -184,6 +191,7 @@ class ZeroEngine:
 
         The shards are pickles: verify the folder's manifest first (trainers/checkpoint.py).
         """
+        activity.note("loading")
         self._engine._config.load_universal_checkpoint = is_universal and self.stage > 0
         path, state = self._engine.load_checkpoint(
             str(folder.parent), tag=folder.name, load_module_strict=not self._has_frozen

@@ -54,6 +54,12 @@ class BaseRun(Section):
     """Where metrics go."""
     cluster: ClusterConfig = ClusterConfig()
     """The Ray cluster."""
+    max_hours: float | None = Field(default=None, gt=0)
+    """Stop after so many hours, as SIGTERM does: saved, resumable, exit code 75; none: no limit."""
+    grace_seconds: float = Field(default=20, ge=0)
+    """How long a stop waits for the samples of the step before it gives them up; the save comes after it."""
+    hang_timeout_seconds: float = Field(default=1800, gt=0)
+    """A step, a save or a start that makes no progress for this long is taken for hung: see docs/faults.md."""
     num_steps: int = Field(ge=1)
     """Training steps (one optimiser step each, but for RL with several mini-batches or epochs)."""
 

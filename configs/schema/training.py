@@ -51,6 +51,8 @@ class TrainerConfig(Section):
     """What one device can do at best, for throughput/mfu; none: by its name, where that is known."""
     collective_timeout_seconds: float = Field(default=600, gt=0)
     """A collective that waits longer than this means a lost rank, and ends the group."""
+    max_bad_steps: int = Field(default=3, ge=0)
+    """Steps in a row whose loss or gradients are not finite: they are skipped; one more ends the run."""
     max_restarts: int = Field(default=3, ge=0)
     """How often new ranks take the place of lost ones, from the newest checkpoint on, before the run stops."""
 

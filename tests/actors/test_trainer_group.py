@@ -69,11 +69,11 @@ def largest_difference(left: dict[str, torch.Tensor], right: dict[str, torch.Ten
     return max(float((left[name] - right[name]).abs().max()) for name in left)
 
 
-def poisoned(batch: Batch, rank: int) -> Batch:
-    """The batch with one advantage of `rank` not a number."""
+def poisoned(batch: Batch, rank: int, advantage: float) -> Batch:
+    """The batch with this advantage for one item of `rank`."""
     (mini_batch,) = batch.mini_batches
     (first, *items), *micro_batches = mini_batch.ranks[rank]
-    bad = ((replace(first, advantage=math.nan), *items), *micro_batches)
+    bad = ((replace(first, advantage=advantage), *items), *micro_batches)
     ranks = tuple(bad if index == rank else own for index, own in enumerate(mini_batch.ranks))
     return replace(batch, mini_batches=(replace(mini_batch, ranks=ranks),))
 
@@ -140,12 +140,13 @@ def test_a_resumed_learner_goes_on_bit_for_bit(tmp_path: Path, stage: int, dtype
         asyncio.run(TrainerGroup(spec, [None, None], []).load(folder))
 
 
-def test_a_bad_gradient_on_one_rank_skips_the_step_on_all(group: TrainerGroup) -> None:
+@pytest.mark.parametrize("advantage", [math.nan, math.inf, 1e38, 3e38], ids=str)  # of the last two, sums overflow
+def test_a_bad_gradient_on_one_rank_skips_the_step_on_all(group: TrainerGroup, advantage: float) -> None:
     batch = make_batch(5, num_ranks=2)
 
     async def train() -> tuple[Any, Any, Any, bool]:
         before = await published(group)
-        bad = await group.update(poisoned(batch, rank=1))
+        bad = await group.update(poisoned(batch, 1, advantage))
         after = await published(group)
         good = await group.update(batch)
         return bad, good, await published(group), all(torch.equal(before[name], after[name]) for name in before)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +15,9 @@ import psutil
 
 from trainers import checkpoint
 
-WUTONG = Path(sys.executable).with_name("wutong")
+ROOT = Path(__file__).parents[2]
+WUTONG = (str(Path(sys.executable).with_name("wutong")),)
+LIGHT_WUTONG = (sys.executable, "-m", "tests.cluster.light_wutong")  # its rollout workers sample without a model
 MARK = "TEST_RUN_MARK"  # an environment variable that all processes of one start inherit
 
 # Scoring waits while the file `brake` exists, and says so: what a run is doing when it is struck is no chance.
@@ -34,7 +36,7 @@ def parity(item, folder):
 class Start:
     """One start of `wutong train` in a process of its own, until it ends."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, wutong: Sequence[str] = WUTONG) -> None:
         self.folder = folder
         self._mark = uuid.uuid4().hex
         self._stderr = folder / f"stderr_{self._mark}"
@@ -42,9 +44,9 @@ class Start:
             (folder / flag).unlink(missing_ok=True)
         with self._stderr.open("w") as stderr:
             self.process = subprocess.Popen(
-                [str(WUTONG), "train", "run.yaml", *arguments],
+                [*wutong, "train", "run.yaml", *arguments],
                 cwd=folder,
-                env={**os.environ, MARK: self._mark},
+                env={**os.environ, "PYTHONPATH": str(ROOT), MARK: self._mark},
                 stderr=stderr,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C reaches a whole process group: here not ours

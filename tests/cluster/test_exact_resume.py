@@ -13,14 +13,13 @@ import yaml
 from safetensors.torch import load_file
 
 from experience.store import read_trajectories
+from metrics.names import PASSING
 from tests.actors.tiny_policies import make_policy
 from tests.cluster.starts import RULES, Start, described, last_step
 
 pytestmark = pytest.mark.slow
 
 NUM_STEPS = 6
-# Metrics that say how fast, and on what.
-PASSING = ("time", "share/", "throughput/", "memory/", "rollout/", "speed/", "idle/", "slowness/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +127,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Kill]]:
 
 def metrics(run: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if not name.startswith(PASSING)} for line in lines]
+    return [{name: value for name, value in line.items() if not name.startswith((*PASSING, "time"))} for line in lines]
 
 
 def test_the_run_was_killed_at_three_kinds_of_moments(killed: tuple[Path, list[Kill]]) -> None:

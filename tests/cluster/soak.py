@@ -1,0 +1,132 @@
+"""One run under `kill -9`s of random processes at random moments, resumed whenever it ended, until it has finished."""
+
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import yaml
+
+from experience.store import read_trajectories
+from tests.actors.tiny_policies import make_policy
+from tests.cluster.starts import WUTONG, Start, described
+
+PROMPTS_PER_STEP, GROUP_SIZE, NUM_PROMPTS = 4, 2, 30  # the data set does not divide: epochs end within a step
+MOST_SECONDS_BETWEEN_KILLS = 12.0
+RESUMABLE = (75, 1, -9)  # stopped in order, ended by what was killed, killed itself
+
+KINDS = {
+    "wutong": "driver",
+    "light_wutong": "driver",
+    "gcs_server": "Ray's head",
+    "raylet/raylet": "raylet",
+    "RolloutWorker": "rollout worker",
+    "TrainerRank": "trainer rank",
+    "forkserver": "reward process",
+    "rewards": "reward process",
+    "reaper": "reaper",
+    "agent": "Ray's agent",
+    "ray::": "Ray worker",
+}
+
+
+@dataclass(slots=True)
+class Soak:
+    """What was done to the run, and how it took it. `kills`: what was killed, in order."""
+
+    folder: Path
+    kills: list[str] = field(default_factory=list)
+    codes: list[int] = field(default_factory=list)
+
+    @property
+    def ordinals(self) -> Counter[int]:
+        """How many samples of each prompt were trained on."""
+        files = sorted((self.folder / "run" / "trajectories").glob("*.parquet"))
+        return Counter(o for file in files for o in read_trajectories(file).column("ordinal").to_pylist())
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps in the log."""
+        lines = (self.folder / "run" / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["step"] for line in lines]
+
+
+def make_run(folder: Path, num_steps: int) -> None:
+    """A recipe whose steps take a while, and whose parts may be lost as often as it takes."""
+    make_policy(folder / "model")
+    rows = [{"prompt": f"{number} + 1 =", "answer": str(number + 1)} for number in range(NUM_PROMPTS)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rule = "import time\n\ndef parity(item):\n    time.sleep(0.2)\n    return len(item.response) % 2\n"
+    (folder / "rules.py").write_text(rule)
+    recipe = {
+        "stage": "rl",
+        "name": "run",
+        "output_dir": str(folder),
+        "num_steps": num_steps,
+        "model": {"path": str(folder / "model")},
+        "data": {"train": str(folder / "prompts.jsonl"), "max_prompt_tokens": 24},
+        "trainer": {"num_ranks": 2, "tokens_per_micro_batch": 512, "max_restarts": 100},
+        "rollout": {
+            "num_workers": 2,
+            "max_restarts": 100,
+            "prompts_per_step": PROMPTS_PER_STEP,
+            "group_size": GROUP_SIZE,
+            "sampling": {"max_response_tokens": 16},
+        },
+        "rewards": [{"use": f"{folder}/rules.py:parity"}],
+        "algorithm": {"name": "grpo", "kl_coef": 0},
+        "checkpoint": {"every_steps": 1, "keep_last": 2},
+        "logging": {"tensorboard": False},
+    }
+    (folder / "run.yaml").write_text(yaml.safe_dump(recipe))
+
+
+def soak(folder: Path, *, num_kills: int, seed: int, wutong: Sequence[str] = WUTONG, seconds: float = 1800) -> Soak:
+    """The run of `make_run`, killed at `num_kills` times and then let finish."""
+    dice = random.Random(seed)
+    done = Soak(folder)
+    deadline = time.monotonic() + seconds
+    for start in _starts(folder, wutong, done):
+        while len(done.kills) < num_kills and _lives_on(start, dice.uniform(0, MOST_SECONDS_BETWEEN_KILLS)):
+            victim = dice.choice(sorted(start.processes(), key=lambda process: process.pid))
+            kind = kind_of(described(victim))
+            with suppress(psutil.NoSuchProcess):
+                victim.kill()
+                done.kills.append(kind)
+        start.process.wait(timeout=max(1.0, deadline - time.monotonic()))
+        done.codes.append(start.process.returncode)
+        assert done.codes[-1] in (0, *RESUMABLE), f"{done.kills}: {start.stderr}"
+        assert done.codes[-1] == 0 or done.kills, f"it ended by itself: {start.stderr}"
+    return done
+
+
+def _starts(folder: Path, wutong: Sequence[str], done: Soak) -> Iterator[Start]:
+    """Begun once, and resumed until it has finished."""
+    yield Start(folder, wutong=wutong)
+    while done.codes[-1] != 0:
+        is_begun = (folder / "run" / "metrics.jsonl").exists()
+        start = Start(folder, *(["--resume"] if is_begun else []), wutong=wutong)
+        try:
+            yield start
+        finally:
+            start.process.kill()
+
+
+def _lives_on(start: Start, seconds: float) -> bool:
+    """Whether the run still goes on after so long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if start.process.poll() is not None:
+            return False
+        time.sleep(0.02)
+    return start.process.poll() is None
+
+
+def kind_of(command: str) -> str:
+    """What a process is, by its command line."""
+    return next((kind for mark, kind in KINDS.items() if mark in command), command[:40])
