@@ -41,6 +41,9 @@ def test_other_ranks_go_on_with_the_same_weights_and_moments(
     async def resumed() -> tuple[Any, list[Any]]:
         async with running(spec(after)) as group:
             assert await group.load(folder) == {"cursor": 7}
+            again = folder.with_name("step_000003")
+            await save_checkpoint(group, again, state_snapshot({"cursor": 8}))
+            assert await group.load(again) == {"cursor": 8}, "what the new ranks save is theirs"
             return await published(group), [await group.update(batch) for batch in batches(range(2, 4), after)]
 
     expected_weights, expected = asyncio.run(straight())
@@ -52,7 +55,8 @@ def test_other_ranks_go_on_with_the_same_weights_and_moments(
         for name in MEASURED:
             assert others[name] == pytest.approx(values[name], rel=tolerance), name
     assert f"written by {before} ranks of the trainer; converted for {after}" in caplog.text
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name], "nothing is left of the conversion"
+    left = sorted(path.name for path in folder.parent.iterdir())
+    assert left == ["step_000002", "step_000003"], "nothing is left of the conversion"
 
 
 def test_a_damaged_shard_is_refused_before_it_is_opened(tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ def test_an_allowed_key_that_does_not_exist_is_refused_and_one_that_does_not_dif
         ({"cluster__num_cpus": 8}, True),
         ({"evaluation__every_steps": 1}, True),
         ({"trainer__max_restarts": 0}, True),
+        ({"max_hours": 1.0}, True),
         ({"rollout__progress_timeout_seconds": 1.0}, True),
         ({"num_steps": 9}, False),
         ({"rollout__num_workers": 3}, False),
