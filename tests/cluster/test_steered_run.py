@@ -78,6 +78,7 @@ def steered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Steered]:
     try:
         run.steps_pass()
         run.look("alone")
+        run.command("second", "train", "run.yaml", "--resume")
         run.command("up", "scale", "run", "--rollout", "3")
         run.steps_pass()
         run.look("three")
@@ -105,6 +106,13 @@ def test_status_tells_the_step_and_what_each_worker_does(steered: Steered) -> No
     (worker,) = seen["workers"]
     assert worker["state"] in ("sampling", "idle", "loading")
     assert worker["tokens"] > 0
+
+
+def test_a_second_start_in_the_same_folder_is_refused_and_names_the_first(steered: Steered) -> None:
+    second = steered.said["second"]
+    assert second.returncode == 2
+    assert "belongs to a run that is going on" in second.stderr
+    assert str(steered.start.process.pid) in second.stderr
 
 
 def test_scale_starts_workers_and_lets_the_newest_go(steered: Steered) -> None:

@@ -1,6 +1,7 @@
 """The loop over light roles: what it samples, trains and publishes, in which order."""
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -136,6 +137,7 @@ def run_loop(
         max_staleness=staleness,
         sampling=SAMPLING,
         max_dropped_groups=options.pop("max_dropped_groups", 10),
+        max_error_rate=options.pop("max_error_rate", 0.01),
         stop_after_equal_steps=options.pop("stop_after_equal_steps", None),
     )
     assigner = CreditAssigner(resolve(AlgorithmConfig(name=algorithm)), shape)
@@ -221,6 +223,32 @@ def test_an_unscorable_sample_is_left_out_of_the_baseline_and_the_batch() -> Non
     _, keeper, learner, _ = run_loop(steps=1, rewards=SecondFails())
     assert learner.batches == []
     assert keeper.metrics[0]["reward/mean"] == 1.0
+
+
+class Broken(Sampler):
+    """Every so many prompts its log-probs are no numbers."""
+
+    def __init__(self, events: list[str], every: int) -> None:
+        super().__init__(events)
+        self.every = every
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> tuple[Trajectory, ...]:
+        sound = await super().generate(prompt, sampling)
+        if prompt.ordinal % self.every:
+            return sound
+        return (sound[0], replace(sound[1], mean_logprob=math.nan, worker="rollout-7"))
+
+
+def test_a_sample_without_numbers_for_log_probs_is_left_out_and_counted() -> None:
+    _, keeper, learner, _ = run_loop(steps=1, sampler=Broken([], every=2), max_error_rate=0.3)
+    assert keeper.metrics[0]["score/unsound"] == 1
+    rows = [item.row for batch in learner.batches for micro in batch.mini_batches[0].ranks[0] for item in micro]
+    assert len(rows) == 2  # the other sample of its group has none to be compared with
+
+
+def test_too_many_of_them_end_the_run_and_name_the_engine() -> None:
+    with pytest.raises(RewardError, match=r"1 unsound.*rollout-7 gave log-probs that are not numbers"):
+        run_loop(steps=1, sampler=Broken([], every=2))
 
 
 def test_prompts_begun_before_a_resume_come_first() -> None:
