@@ -6,6 +6,8 @@ from typing import Any
 
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
+from actors.store import FULL, HOW_TO_MEND
+
 Calls = Sequence[asyncio.Future[Any]]  # one a rank
 
 
@@ -46,6 +48,8 @@ def describe_failure(title: str, method: str, calls: Calls, tokens_per_micro_bat
     error = errors[rank]
     cause = error.cause if isinstance(error, RayTaskError) else error
     what = f"{type(cause).__name__}: {_first_line(cause)}"
+    if isinstance(cause, FULL):
+        what = HOW_TO_MEND
     if died:
         what = (
             f"its process died; if it was killed for want of memory, set trainer.tokens_per_micro_batch="

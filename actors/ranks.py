@@ -84,8 +84,7 @@ class Rank:
         from trainers.zero import join_process_group
 
         imported = time.monotonic()
-        self._reserved.release()
-        join_process_group(self._spec.trainer)
+        join_process_group(self._spec.trainer, self._reserved.hand_over(self._rank))
         joined = time.monotonic()
         self._trainer = self._assemble()
         return StartFacts(

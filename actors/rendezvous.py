@@ -7,10 +7,10 @@ import ray
 
 
 class ReservedAddress:
-    """This node's address with a port that nobody else is given, until the moment it is wanted.
+    """This node's address with a port that nobody else is given.
 
     Between the choice of a port and its use a process imports torch, which takes seconds; a port that was only
-    looked up would be another's by then.
+    looked up would be another's by then. So it is never let go of: the ranks' store listens on this very socket.
     """
 
     def __init__(self) -> None:
@@ -18,9 +18,12 @@ class ReservedAddress:
         self._socket.bind(("", 0))
         self.address: tuple[str, int] = (ray.util.get_node_ip_address(), self._socket.getsockname()[1])
 
-    def release(self) -> None:
-        """Let go of the port, for whoever listens there next: at once, please."""
+    def hand_over(self, rank: int) -> int | None:
+        """For rank 0 the bound socket's descriptor, which is the caller's from now on; the others give up theirs."""
+        if rank == 0:
+            return self._socket.detach()
         self._socket.close()
+        return None
 
 
 def set_rank_environment(rank: int, num_ranks: int, master: tuple[str, int], *, is_local: bool) -> None:

@@ -189,8 +189,11 @@ class RolloutWorker:
         self._has_news.set()
 
     @ray.method(num_returns=2)
-    async def collect(self) -> tuple[Harvest, TokenBlock]:
-        """The groups that are finished, at least one, and the block with their tokens. Waits for one."""
+    async def collect(self) -> tuple[TokenBlock, Harvest]:
+        """The block with the tokens of the groups that are finished, at least one, and these. Waits for one.
+
+        The block comes first: where the store has no room for it, all that comes after it is that error, too.
+        """
         await self._has_news.wait()
         if self._error is not None:
             raise self._error
@@ -204,7 +207,7 @@ class RolloutWorker:
             results = (sample_result(at, transcripts[at], texts[at]) for at in rows)
             groups.append(GroupResult(ticket=ticket, samples=tuple(results)))
             row += len(samples)
-        return Harvest(groups=tuple(groups), progress=self._progress()), pack(transcripts)
+        return pack(transcripts), Harvest(groups=tuple(groups), progress=self._progress())
 
     def _decode(self, transcripts: Sequence[Transcript]) -> list[str]:
         responses = [transcript.tokens[transcript.response_mask].tolist() for transcript in transcripts]

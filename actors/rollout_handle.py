@@ -12,6 +12,7 @@ from ray.exceptions import RayError, RayTaskError
 from actors.leases import Lessee
 from actors.messages import EngineFailed, GroupRequest, Harvest, Progress, RolloutSpec, StartFacts, WorkerStatus
 from actors.rollout import RolloutWorker, environment
+from actors.store import FULL, StoreFull
 from experience.records import BlockHandle, Weights
 from metrics import activity
 from metrics.waits import Overdue, reported, waited
@@ -28,7 +29,8 @@ class WorkerLost(RuntimeError):
 class WorkerHandle(Lessee):
     """One worker process. Its calls raise WorkerLost when it died, hangs or reports a broken engine.
 
-    A call that the worker refuses as a mistake of its caller raises ValueError.
+    A call that the worker refuses as a mistake of its caller raises ValueError; StoreFull where its node has no room
+    for what it returns.
     """
 
     def __init__(self, name: str, spec: RolloutSpec, options: Mapping[str, Any]) -> None:
@@ -100,7 +102,7 @@ class WorkerHandle(Lessee):
 
     async def collect(self) -> tuple[Harvest, BlockHandle]:
         """The next finished groups, whose leases end here, and the handle of their tokens."""
-        reply, block = self.actor.collect.remote()
+        block, reply = self.actor.collect.remote()
         harvest: Harvest = await self._reply("a finished group", reply, math.inf)  # `watch` ends it
         for group in harvest.groups:
             self.leased.pop(group.ticket, None)
@@ -147,6 +149,8 @@ class WorkerHandle(Lessee):
         except RayTaskError as error:
             if isinstance(error.cause, ValueError):
                 raise ValueError(f"{self.name}: {error.cause}") from None
+            if isinstance(error.cause, FULL):
+                raise StoreFull(self._where) from None
             raise self._lost(str(error.cause)) from None
         except (RayError, EngineFailed) as error:
             raise self._lost(one_line(error)) from None
@@ -155,9 +159,12 @@ class WorkerHandle(Lessee):
 
     def _lost(self, why: str) -> WorkerLost:
         """The loss, with where it was and what its process had said."""
-        where = f"{self.name} on {self.node}" if self.node else self.name
         said = f"; it logged last: {' | '.join(self._log)}" if self._log else ""
-        return WorkerLost(f"{where}: {why}{said}")
+        return WorkerLost(f"{self._where}: {why}{said}")
+
+    @property
+    def _where(self) -> str:
+        return f"{self.name} on {self.node}" if self.node else self.name
 
 
 def resources(spec: RolloutSpec) -> dict[str, float]:

@@ -46,13 +46,12 @@ class ScorerRank:
         from trainers.scoring_model import ScoringModel  # takes seconds, which no driver should spend
 
         ranks = None
-        self._reserved.release()
         if config.ranks_per_replica > 1:
             from trainers.zero import join_process_group
 
             is_local = is_single_host and not self._use_gpu
             set_rank_environment(self._rank, config.ranks_per_replica, master, is_local=is_local)
-            join_process_group(ranks := _group(config))
+            join_process_group(ranks := _group(config), self._reserved.hand_over(self._rank))
         self._model = ScoringModel(
             self._spec.model_path, dtype=config.dtype, tokens_per_batch=config.tokens_per_batch, ranks=ranks
         )

@@ -11,6 +11,7 @@ import psutil
 import ray
 from ray.util import get_node_ip_address
 
+from actors.store import full_store_told
 from cluster.head import head_watched
 from cluster.import_path import ours_first
 from cluster.reaper import reaping
@@ -29,7 +30,8 @@ def ray_session(config: ClusterConfig, num_cpus: int) -> Iterator[None]:
     `num_cpus`: logical CPUs that the run's actors ask for; a local cluster has at least as many.
     """
     if ray.is_initialized():
-        yield
+        with full_store_told():
+            yield
         return
     # Workers get the driver's current folder on their path: from here, no user's `rewards.py` can shadow ours.
     earlier = _children()
@@ -41,7 +43,7 @@ def ray_session(config: ClusterConfig, num_cpus: int) -> Iterator[None]:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         raise
-    with reaping(_children() - earlier), head_watched():
+    with reaping(_children() - earlier), head_watched(), full_store_told():
         try:
             yield
         finally:

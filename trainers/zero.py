@@ -5,6 +5,7 @@ The only file that imports deepspeed. Every method is entered by all ranks toget
 
 import datetime
 import logging
+import os
 import shutil
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -42,18 +43,29 @@ class StepReport:
     skipped: bool
 
 
-def join_process_group(config: TrainerConfig) -> None:
-    """Meet the other ranks named by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment."""
+def join_process_group(config: TrainerConfig, listener: int | None = None) -> None:
+    """Meet the other ranks named by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment.
+
+    `listener`: for rank 0, the descriptor of a socket that is bound to MASTER_PORT, which nobody can take meanwhile.
+    """
     activity.note("meeting the other ranks")
     torch.set_num_threads(config.threads_per_rank)
     if not torch.cuda.is_available():
         # DeepSpeed would compile a shared-memory collective with g++ here; gloo does the work without it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(
-        dist_backend="nccl" if torch.cuda.is_available() else "gloo",
-        timeout=datetime.timedelta(seconds=config.collective_timeout_seconds),
-        verbose=False,
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    timeout = datetime.timedelta(seconds=config.collective_timeout_seconds)
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = dist.TCPStore(  # type: ignore[reportPrivateImportUsage]
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        size,
+        is_master=rank == 0,
+        timeout=timeout,
+        master_listen_fd=listener,
     )
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+    deepspeed.init_distributed(dist_backend=backend, timeout=timeout, verbose=False)
 
 
 class ZeroEngine:

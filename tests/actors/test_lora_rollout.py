@@ -86,7 +86,7 @@ def sample(worker: Any, temperature: float) -> Sampled:
     ray.get(worker.submit.remote(requests))
     sampled: Sampled = {}
     while len(sampled) < len(requests):
-        reply, handle = worker.collect.remote()
+        handle, reply = worker.collect.remote()
         block: TokenBlock = ray.get(handle)
         for group in ray.get(reply).groups:
             sampled[group.ticket] = [response_of(block, sample.row) for sample in group.samples]

@@ -88,7 +88,7 @@ def harvest(worker: Any, num_groups: int) -> tuple[list[GroupResult], Sampled]:
     groups: list[GroupResult] = []
     columns: Sampled = {}
     while len(groups) < num_groups:
-        reply, handle = worker.collect.remote()
+        handle, reply = worker.collect.remote()
         block: TokenBlock = ray.get(handle)
         for group in ray.get(reply).groups:
             groups.append(group)
@@ -267,7 +267,7 @@ def test_a_broken_engine_says_so_in_an_error_of_ours(worker: Any, qwen: Path) ->
     ray.get(worker.load.remote(publish(qwen, 1)))
     ray.get(worker.submit.remote([request(0, [10**6])]))  # no such token: the embedding raises
     with pytest.raises(EngineFailed, match="rollout engine: IndexError"):
-        ray.get(worker.collect.remote()[0])
+        ray.get(worker.collect.remote()[1])
     assert "IndexError" in ray.get(worker.status.remote()).error
     with pytest.raises(EngineFailed):
         ray.get(worker.submit.remote([request(1)]))
