@@ -46,9 +46,9 @@ def scale(
 
     New workers get the current weights before they serve; those that leave finish what they have first.
     """
-    from cluster.control import Scale
+    from cluster.control import ScaleRequest
 
-    print(_asked(run, Scale(rollout=rollout), SECONDS_TO_SCALE))
+    print(_asked(run, ScaleRequest(rollout=rollout), SECONDS_TO_SCALE))
 
 
 def stop(
@@ -56,10 +56,10 @@ def stop(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="until the run has ended")] = True,
 ) -> None:
     """End a run after the step under way, with a checkpoint: `wutong train ... --resume` goes on from there."""
-    from cluster.control import Stop
+    from cluster.control import StopRequest
     from cluster.status import read_status
 
-    print(_asked(run, Stop(), SECONDS_TO_ANSWER))
+    print(_asked(run, StopRequest(), SECONDS_TO_ANSWER))
     if not wait:
         return
     while (found := read_status(run / "status.json"))["state"] in GOING_ON:

@@ -27,35 +27,37 @@ SECONDS_BETWEEN_LOOKS = 0.5
 FOLDER = "control"
 
 
-class _Message(BaseModel):
+class Message(BaseModel):
+    """What a file holds."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Scale(_Message):
+class ScaleRequest(Message):
     """So many rollout workers from now on."""
 
     kind: Literal["scale"] = "scale"
     rollout: int = Field(ge=1, le=4096)
 
 
-class Stop(_Message):
+class StopRequest(Message):
     """End after the step under way, as after SIGTERM."""
 
     kind: Literal["stop"] = "stop"
 
 
-Request = Annotated[Scale | Stop, Field(discriminator="kind")]
-_REQUEST: TypeAdapter[Scale | Stop] = TypeAdapter(Request)
+Request = Annotated[ScaleRequest | StopRequest, Field(discriminator="kind")]
+_REQUEST: TypeAdapter[ScaleRequest | StopRequest] = TypeAdapter(Request)
 
 
-class Answer(_Message):
+class Answer(Message):
     """What came of a request, in one line."""
 
     is_done: bool
     text: str
 
 
-def ask(folder: Path, request: Scale | Stop, seconds: float) -> Answer:
+def ask(folder: Path, request: ScaleRequest | StopRequest, seconds: float) -> Answer:
     """Send a request to the run that owns `folder`, and wait for what comes of it. ValueError when it says nothing."""
     control = folder / FOLDER
     control.mkdir(mode=0o750, exist_ok=True)
@@ -79,7 +81,7 @@ Handler = Callable[[Any], Awaitable[str]]  # what came of the request; ValueErro
 class Desk:
     """The driver's side: carries out requests for as long as `serving` lasts."""
 
-    def __init__(self, folder: Path, handlers: Mapping[type[_Message], Handler]) -> None:
+    def __init__(self, folder: Path, handlers: Mapping[type[Message], Handler]) -> None:
         self._folder = folder / FOLDER
         self._handlers = handlers
         self._at_work: dict[Path, asyncio.Task[None]] = {}
@@ -129,7 +131,7 @@ def _requests(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.json") if not path.name.endswith(".answer.json"))
 
 
-def _read(path: Path) -> Scale | Stop:
+def _read(path: Path) -> ScaleRequest | StopRequest:
     return _REQUEST.validate_json(path.read_text())
 
 

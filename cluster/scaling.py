@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from actors.fleet import RolloutFleet
-from cluster.control import Scale
+from cluster.control import ScaleRequest
 from configs.schema.rollout import AutoscaleConfig
 from metrics.waits import waited
 
@@ -22,7 +22,7 @@ class Scaler:
         self._fleet = fleet
         self._one_at_a_time = asyncio.Lock()
 
-    async def requested(self, request: Scale) -> str:
+    async def requested(self, request: ScaleRequest) -> str:
         """See `scale`."""
         return await self.scale(request.rollout)
 

@@ -5,8 +5,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from actors.fleet import RolloutFleet
-from cluster import control
-from cluster.control import Desk, Handler, Scale
+from cluster.control import Desk, Handler, Message, ScaleRequest, StopRequest
 from cluster.folder import RunFolder
 from cluster.outcome import Outcome
 from cluster.scaling import Autoscaler, Scaler
@@ -61,7 +60,7 @@ class Steering:
 def on_request(stop: Stop) -> Handler:
     """Stops as a signal does."""
 
-    async def handle(request: control.Stop) -> str:
+    async def handle(request: StopRequest) -> str:
         stop.request("wutong stop")
         return "stopping after the step under way"
 
@@ -78,12 +77,13 @@ async def steered(
 ) -> AsyncIterator[Steering]:
     """Inside, `status.json` is kept, and requests in the run's folder are carried out."""
     status = StatusFile(folder.status, run=run.name, num_steps=run.num_steps)
-    scaler = None if fleet is None else Scaler(fleet)
+    handlers: dict[type[Message], Handler] = {StopRequest: on_request(stop)}
     autoscaler = None
-    if fleet is not None and scaler is not None and autoscale is not None:
-        autoscaler = Autoscaler(autoscale, scaler, fleet)
-    desk = Desk(folder.path, {control.Stop: on_request(stop), **({} if scaler is None else {Scale: scaler.requested})})
-    async with status.kept(), desk.serving():
+    if fleet is not None:
+        scaler = Scaler(fleet)
+        handlers[ScaleRequest] = scaler.requested
+        autoscaler = None if autoscale is None else Autoscaler(autoscale, scaler, fleet)
+    async with status.kept(), Desk(folder.path, handlers).serving():
         try:
             yield Steering(stop, status, fleet, autoscaler)
         finally:

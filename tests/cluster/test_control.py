@@ -6,24 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from cluster.control import SECONDS_BETWEEN_LOOKS, Answer, Desk, Scale, Stop, ask
+from cluster.control import SECONDS_BETWEEN_LOOKS, Answer, Desk, ScaleRequest, StopRequest, ask
 from cluster.status import StatusFile, read_status
 
 
 def served(folder: Path, act: Callable[[], Awaitable[None]]) -> None:
-    async def scale(request: Scale) -> str:
+    async def scale(request: ScaleRequest) -> str:
         if request.rollout > 8:
             raise ValueError("no room for 9")
         return f"now {request.rollout}"
 
     async def serve() -> None:
-        async with Desk(folder, {Scale: scale}).serving():
+        async with Desk(folder, {ScaleRequest: scale}).serving():
             await act()
 
     asyncio.run(serve())
 
 
-def asked(folder: Path, request: Scale | Stop) -> Answer:
+def asked(folder: Path, request: ScaleRequest | StopRequest) -> Answer:
     found: list[Answer] = []
 
     async def act() -> None:
@@ -36,12 +36,14 @@ def asked(folder: Path, request: Scale | Stop) -> Answer:
 @pytest.mark.parametrize(
     ("request_", "answer"),
     [
-        (Scale(rollout=3), Answer(is_done=True, text="now 3")),
-        (Scale(rollout=9), Answer(is_done=False, text="no room for 9")),
-        (Stop(), Answer(is_done=False, text="a run of this stage can't be asked to stop")),
+        (ScaleRequest(rollout=3), Answer(is_done=True, text="now 3")),
+        (ScaleRequest(rollout=9), Answer(is_done=False, text="no room for 9")),
+        (StopRequest(), Answer(is_done=False, text="a run of this stage can't be asked to stop")),
     ],
 )
-def test_a_request_is_answered_and_leaves_nothing(tmp_path: Path, request_: Scale | Stop, answer: Answer) -> None:
+def test_a_request_is_answered_and_leaves_nothing(
+    tmp_path: Path, request_: ScaleRequest | StopRequest, answer: Answer
+) -> None:
     assert asked(tmp_path, request_) == answer
     assert list((tmp_path / "control").iterdir()) == []
 
@@ -61,7 +63,7 @@ def test_what_is_no_request_is_refused_and_harms_nothing(tmp_path: Path) -> None
 def test_requests_of_an_earlier_run_are_not_carried_out(tmp_path: Path) -> None:
     old = tmp_path / "control" / "1.json"
     old.parent.mkdir()
-    old.write_text(Scale(rollout=2).model_dump_json())
+    old.write_text(ScaleRequest(rollout=2).model_dump_json())
 
     async def act() -> None:
         await asyncio.sleep(0)
@@ -72,13 +74,13 @@ def test_requests_of_an_earlier_run_are_not_carried_out(tmp_path: Path) -> None:
 
 
 def test_whoever_waits_when_the_run_ends_is_told(tmp_path: Path) -> None:
-    async def forever(request: Scale) -> str:
+    async def forever(request: ScaleRequest) -> str:
         await asyncio.get_running_loop().create_future()
         raise AssertionError
 
     async def serve() -> Answer:
-        async with Desk(tmp_path, {Scale: forever}).serving():
-            waiting = asyncio.create_task(asyncio.to_thread(ask, tmp_path, Scale(rollout=2), 10))
+        async with Desk(tmp_path, {ScaleRequest: forever}).serving():
+            waiting = asyncio.create_task(asyncio.to_thread(ask, tmp_path, ScaleRequest(rollout=2), 10))
             await asyncio.sleep(1)
         return await waiting
 
@@ -87,7 +89,7 @@ def test_whoever_waits_when_the_run_ends_is_told(tmp_path: Path) -> None:
 
 def test_nobody_there_is_told_in_time(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the run did not answer within 0\.3 s"):
-        ask(tmp_path, Stop(), 0.3)
+        ask(tmp_path, StopRequest(), 0.3)
     assert list((tmp_path / "control").iterdir()) == []
 
 
