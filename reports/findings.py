@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from reports import fleet_rules as fleet
 from reports import policy_rules as policy
 from reports import signal_rules as signal
 from reports.curves import Curves, Finding, Tone
@@ -25,6 +26,9 @@ RULES: tuple[Callable[[Curves], Finding | None], ...] = (
     signal.groups_dropped,
     signal.length_explodes,
     policy.one_phase_takes_the_time,
+    fleet.workers_slow,
+    fleet.workers_idle,
+    fleet.workers_replaced,
     signal.reward_rises,
 )
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
+from reports import fleet_rules as fleet
 from reports import policy_rules as policy
 from reports import signal_rules as signal
 from reports.curves import Curves, Finding
@@ -32,6 +33,24 @@ def scatter(value: float, size: float, count: int = 40) -> list[float]:
 Case = tuple[Callable[[Curves], Finding | None], Values, str, list[Values]]
 
 CASES: list[Case] = [
+    (
+        fleet.workers_slow,
+        {"slowness/rollout-0": [1.0] * 10, "slowness/rollout-1": [1.0] * 5 + [9.0] * 5},
+        "An engine step of rollout-1 takes 9 times the others'",
+        [{"slowness/rollout-0": [1.0] * 10}, {"slowness/rollout-1": [9.0] * 3}],
+    ),
+    (
+        fleet.workers_idle,
+        {"rollout/idle_fraction": [0.8] * 10},
+        "80% of the latest steps",
+        [{"rollout/idle_fraction": [0.4] * 10}],
+    ),
+    (
+        fleet.workers_replaced,
+        {"rollout/restarts": [0.0, 0.0, 1.0, 3.0]},
+        "3 of their processes were lost",
+        [{"rollout/restarts": [0.0] * 10}],
+    ),
     (
         policy.entropy_collapse,
         {"policy/entropy": line(1.0, 0.02)},
