@@ -27,7 +27,9 @@ class Tenant(RolloutWorker):
     async def become(self, spec: RolloutSpec) -> StartFacts:
         if hasattr(self, "_engine"):
             await self.stop()
-        self.__init__(spec)
+        self._num_lives = getattr(self, "_num_lives", 0) + 1
+        # A process answers for its stacks under each name once.
+        self.__init__(spec, f"tenant-{self._num_lives}")
         return await self.start()
 
 
