@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -180,7 +181,7 @@ def test_without_workers_everybody_who_waits_is_told(model: Path, published: Wei
 
     for outcome in run(lose_all()):
         assert isinstance(outcome, FleetFailed)
-        assert str(outcome).startswith("no rollout worker is left; the last: rollout-0: ActorDiedError")
+        assert re.match(r"no rollout worker is left; the last: rollout-0 on \S+: ActorDiedError", str(outcome))
         assert "\n" not in str(outcome)
 
 
