@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -45,11 +46,11 @@ SHAPES = [
 T = TypeVar("T")
 
 _heard: list[str] = []
-_is_listening = False
+_listened_to: int | None = None  # a thread: those of other tests go on with what they do
 
 
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:
-    if _is_listening and event.startswith(RUNS_CODE):
+    if threading.get_ident() == _listened_to and event.startswith(RUNS_CODE):
         _heard.append(event)
 
 
@@ -62,13 +63,13 @@ def problems(task: str, seed: int = 5) -> list[GymProblem]:
 
 def observed(call: Callable[[], T]) -> T:
     """What the call returns; fails where it ran code, opened something or took a second."""
-    global _is_listening
+    global _listened_to
     _heard.clear()
-    _is_listening, started = True, time.perf_counter()
+    _listened_to, started = threading.get_ident(), time.perf_counter()
     try:
         result = call()
     finally:
-        _is_listening = False
+        _listened_to = None
     assert time.perf_counter() - started < 1
     assert not _heard
     return result
