@@ -120,7 +120,7 @@ class Desk:
             answer = Answer(is_done=True, text=await handler(request))
         except ValidationError as error:
             answer = Answer(is_done=False, text=f"{path.name}: not a request: {error.errors()[0]['msg']}")
-        except ValueError as error:
+        except Exception as error:  # noqa: BLE001 - a request that is not answered would be carried out again
             answer = Answer(is_done=False, text=str(error))
         logger.info("%s: %s", path.name, answer.text)
         _reply(path, answer)

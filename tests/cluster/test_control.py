@@ -60,6 +60,23 @@ def test_what_is_no_request_is_refused_and_harms_nothing(tmp_path: Path) -> None
     served(tmp_path, act)
 
 
+def test_a_request_that_fails_is_answered_and_not_tried_again(tmp_path: Path) -> None:
+    tried: list[int] = []
+
+    async def fail(request: ScaleRequest) -> str:
+        tried.append(request.rollout)
+        raise RuntimeError("rollout-1 was lost")
+
+    async def serve() -> Answer:
+        async with Desk(tmp_path, {ScaleRequest: fail}).serving():
+            answer = await asyncio.to_thread(ask, tmp_path, ScaleRequest(rollout=2), 10)
+            await asyncio.sleep(2 * SECONDS_BETWEEN_LOOKS)
+        return answer
+
+    assert asyncio.run(serve()) == Answer(is_done=False, text="rollout-1 was lost")
+    assert tried == [2]
+
+
 def test_requests_of_an_earlier_run_are_not_carried_out(tmp_path: Path) -> None:
     old = tmp_path / "control" / "1.json"
     old.parent.mkdir()
