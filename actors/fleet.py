@@ -20,7 +20,7 @@ from actors.messages import RolloutSpec, StartFacts
 from actors.pace import slownesses
 from actors.placement import SECONDS_TO_PLACE, PlacementRefused, reserved
 from actors.rollout import check_length
-from actors.rollout_handle import SECONDS_BETWEEN_LOOKS, WorkerHandle, WorkerLost
+from actors.rollout_handle import SECONDS_BETWEEN_LOOKS, WorkerHandle, WorkerLost, resources
 from experience.records import BlockHandle, Prompt, Sampling, TokenBlock, Trajectory, Weights
 from metrics.waits import waited
 
@@ -148,8 +148,7 @@ class RolloutFleet:
 
     async def _fill(self, name: str) -> None:
         """One process in a place, from its start until it is lost (WorkerLost) or drained."""
-        bundle = {"CPU": float(self._spec.config.threads_per_worker), "GPU": float(self._spec.use_gpu)}
-        async with reserved(name, bundle, self._seconds_to_place) as options:
+        async with reserved(name, resources(self._spec), self._seconds_to_place) as options:
             worker = WorkerHandle(name, self._spec, options)
             try:
                 self.facts[name] = await worker.start()

@@ -56,7 +56,7 @@ async def reserve(
     except Overdue:
         room.free()
         raise PlacementRefused(refusal(who, asked, strategy, ray.nodes(), seconds)) from None
-    except BaseException:
+    except BaseException:  # also when it is cancelled: a group that waits would take the next free room
         room.free()
         raise
     return room

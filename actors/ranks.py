@@ -150,15 +150,12 @@ class RankGroup:
         self._failure: str | None = None
 
     @classmethod
-    async def start(cls, spec: LearnerSpec, options: Sequence[Mapping[str, Any]] = ()) -> Self:
-        """Ranks with their models loaded. `options`: for each rank, further options of its Ray actor."""
+    async def start(cls, spec: LearnerSpec) -> Self:
+        """Ranks with their models loaded."""
         size = spec.trainer.num_ranks
-        extra = options or [{}] * size
         room = await reserve(f"{cls.title} of {size} ranks", [_resources(spec)] * size, seconds=SECONDS_TO_PLACE)
         ranks = [
-            ray.remote(cls.rank_class)
-            .options(**{**_actor_options(spec), **room.options(rank), **extra[rank]})
-            .remote(spec, rank)
+            ray.remote(cls.rank_class).options(**{**_actor_options(spec), **room.options(rank)}).remote(spec, rank)
             for rank in range(size)
         ]
         group = cls(spec, ranks, [], room)

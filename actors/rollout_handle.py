@@ -45,8 +45,13 @@ class WorkerHandle(Lessee):
         self._has_outbox = asyncio.Event()
         self._num_assigned = 0  # samples, since the start
         # With Ray's own restarts an actor would come back without weights and unknown to its fleet.
-        defaults = {**resources(spec), "runtime_env": {"env_vars": environment(spec)}, "max_restarts": 0}
-        self.actor: Any = ray.remote(RolloutWorker).options(**(defaults | dict(options))).remote(spec, name)
+        defaults = {"runtime_env": {"env_vars": environment(spec)}, "max_restarts": 0}
+        taken = resources(spec)
+        self.actor: Any = (
+            ray.remote(RolloutWorker)
+            .options(**defaults, num_cpus=taken["CPU"], num_gpus=taken["GPU"], **options)
+            .remote(spec, name)
+        )
 
     async def start(self) -> StartFacts:
         """Wait until the engine runs."""
@@ -168,8 +173,8 @@ class WorkerHandle(Lessee):
 
 
 def resources(spec: RolloutSpec) -> dict[str, float]:
-    """What one worker takes of its node, as Ray's options."""
-    return {"num_cpus": spec.config.threads_per_worker, "num_gpus": 1 if spec.use_gpu else 0}
+    """What one worker takes of its node, by Ray's names."""
+    return {"CPU": spec.config.threads_per_worker, "GPU": 1 if spec.use_gpu else 0}
 
 
 def one_line(error: Exception) -> str:

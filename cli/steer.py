@@ -10,7 +10,6 @@ from rich.table import Table
 
 SECONDS_TO_SCALE = 900.0  # an engine may take minutes to start
 SECONDS_TO_ANSWER = 30.0
-GOING_ON = ("starting", "running", "stopping")
 
 RunFolderArgument = Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, such as runs/my-run")]
 
@@ -57,7 +56,7 @@ def stop(
 ) -> None:
     """End a run after the step under way, with a checkpoint: `wutong train ... --resume` goes on from there."""
     from cluster.control import StopRequest
-    from cluster.status import read_status
+    from cluster.status import GOING_ON, read_status
 
     print(_asked(run, StopRequest(), SECONDS_TO_ANSWER))
     if not wait:
@@ -70,7 +69,7 @@ def stop(
 def _asked(run: Path, request: Any, seconds: float) -> str:
     """What came of it. ValueError when nobody is there to ask, or the request is refused."""
     from cluster.control import ask
-    from cluster.status import read_status
+    from cluster.status import GOING_ON, read_status
 
     found = read_status(run / "status.json")
     if found["state"] not in GOING_ON:

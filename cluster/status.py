@@ -16,6 +16,8 @@ from cluster.control import write_json
 SECONDS_BETWEEN_WRITES = 1.0
 STALE_SECONDS = 15.0  # without a word from the driver: it is gone, or its machine can't be reached
 
+GOING_ON = ("starting", "running")  # the states that a driver must be there for
+
 Snapshot = Callable[[], Mapping[str, Any]]
 
 
@@ -47,7 +49,7 @@ class StatusFile:
         task = asyncio.create_task(self._keep())
         try:
             yield
-        except BaseException:
+        except BaseException:  # also when it is cancelled: the last word must not be "running"
             self.state = "failed"
             raise
         finally:
@@ -69,9 +71,8 @@ def read_status(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_text())
     except OSError:
         raise ValueError(f"{path.parent}: no run has been here; RUN is a run's folder, such as runs/my-run") from None
-    is_going_on = content["state"] in ("starting", "running", "stopping")
     silent = datetime.now(UTC) - datetime.fromisoformat(content["updated"])
-    if is_going_on and silent.total_seconds() > STALE_SECONDS:
+    if content["state"] in GOING_ON and silent.total_seconds() > STALE_SECONDS:
         content["state"] = "lost"
     return content
 
