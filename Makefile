@@ -16,13 +16,13 @@ setup: $(VENV)/ready
 $(VENV)/ready: requirements-cpu.lock pyproject.toml
 	@sh docker/check_machine.sh "$(PYTHON)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-deps -r requirements-cpu.lock
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-cpu.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 # What the extra reasoning-gym needs; one package of it is compiled, so a C compiler must be there.
 gym: setup
-	$(BIN)/python -m pip install --quiet --no-deps -r requirements-gym.lock
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-gym.lock
 
 demo: setup
 	$(BIN)/wutong demo

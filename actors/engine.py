@@ -1,35 +1,36 @@
 """The sampling engine: vLLM inside this process, stepped by whoever owns it.
 
-Importing vllm takes seconds, so this file and actors/adapters.py, the only ones that do, are imported where an
-engine starts.
+Importing vllm takes seconds, so this file and those that it alone imports (parts, model_part, adapters), the only
+ones that do, are imported where an engine starts.
 Its parts are used below vLLM's public classes on purpose: a step returns plain tokens and log-probs, and
 between two steps the owner may load weights, so that every token's policy version is known.
 """
 
 import time
-import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from vllm.engine.arg_utils import EngineArgs
 from vllm.lora.request import LoRARequest
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
-from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest
 from vllm.v1.engine.core_client import InprocClient
 from vllm.v1.executor import Executor
+from vllm.v1.metrics.stats import SchedulerStats
 
-from actors.adapters import EngineAdapter, adapter_arguments
-from actors.messages import RolloutSpec, SequenceRequest
-from actors.sampler import SeededSampler
+from actors.adapters import adapter_arguments
+from actors.messages import EngineStats, RolloutSpec, SequenceRequest
+from actors.model_part import SEED
+from actors.parts import parts_of
+from actors.weights import Bytes
 from experience.episode import Completion
+from experience.records import Weights
 
 CPU_BLOCK_TOKENS = 32  # tokens of a KV-cache block; vLLM's CPU attention takes multiples of 32 only
+DROP_ALL, KEEP_WEIGHTS = 2, 1  # vLLM's levels of sleep
 MIN_BATCHED_TOKENS = 8192  # prompt tokens that one step may take in
 
 
@@ -37,10 +38,10 @@ MIN_BATCHED_TOKENS = 8192  # prompt tokens that one step may take in
 class _Running:
     """A sequence in the making."""
 
-    seed: int
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
+    tops: list[tuple[NDArray[np.int32], NDArray[np.float32]]] = field(default_factory=list)  # where they are wanted
 
     def completion(self, finish_reason: str) -> Completion:
         return Completion(
@@ -48,6 +49,8 @@ class _Running:
             logprobs=np.array(self.logprobs, dtype=np.float32),
             versions=np.array(self.versions, dtype=np.int32),
             finish_reason=finish_reason,  # type: ignore[arg-type]
+            top_tokens=np.concatenate([tokens for tokens, _ in self.tops]) if self.tops else None,
+            top_logprobs=np.concatenate([logprobs for _, logprobs in self.tops]) if self.tops else None,
         )
 
 
@@ -59,14 +62,11 @@ class Engine:
         self._running: dict[str, _Running] = {}
         self.version: int | None = None
         self.num_tokens = 0
+        self._is_asleep = False
+        self.stats = EngineStats()
         self._config = engine_args(spec).create_engine_config()
-        self._core = InprocClient(self._config, Executor.get_class(self._config), log_stats=False)
-        executor: Any = self._core.engine_core.model_executor
-        runner = executor.driver_worker.worker.model_runner
-        self._model: torch.nn.Module = runner.get_model()
-        self._batch = runner.input_batch
-        self._adapter = None if spec.adapter is None else EngineAdapter(spec.adapter, runner, self._config)
-        runner.sampler.topk_topp_sampler = SeededSampler(self._rows)
+        self._core = InprocClient(self._config, Executor.get_class(self._config), log_stats=True)
+        self._parts = parts_of(self._core.engine_core.model_executor, spec, self._config)
 
     @property
     def ties_embeddings(self) -> bool:
@@ -80,61 +80,69 @@ class Engine:
 
     def add(self, request: SequenceRequest) -> None:
         """Take a sequence in; it is sampled from the next step on."""
-        self._running[request.id] = _Running(seed=request.seed)
-        adapter = None if self._adapter is None else self._adapter.request
-        self._core.add_request(core_request(request, self._spec.stop_token_ids, adapter))
+        self._running[request.id] = _Running()
+        request = replace(request, num_top=min(request.num_top, self._config.model_config.get_vocab_size()))
+        self._core.add_request(core_request(request, self._spec.stop_token_ids, self._parts.adapter))
 
     def abort(self, request_ids: Sequence[str]) -> None:
         """Drop these sequences, where they are not finished already."""
         running = [id_ for id_ in request_ids if self._running.pop(id_, None) is not None]
         self._core.abort_requests(running)
+        if not self._running:  # no step follows that would say so
+            self.stats = replace(self.stats, num_running=0, num_waiting=0, kv_cache_usage=0.0)
 
     def step(self) -> list[tuple[str, Completion]]:
         """Sample one more token of every running sequence; the finished ones, by request id."""
         assert self.version is not None, "an engine without proven weights must not sample"
         finished = []
-        for output in self._core.get_output().outputs:
+        outputs = self._core.get_output()
+        self.stats = stats_after(self.stats, outputs.scheduler_stats)
+        for output in outputs.outputs:
             running = self._running.get(output.request_id)
             if running is None:  # aborted
                 continue
             running.tokens += output.new_token_ids
             running.logprobs += sampled_logprobs(output)
             running.versions += [self.version] * len(output.new_token_ids)
+            running.tops += top_logprobs(output)
             self.num_tokens += len(output.new_token_ids)
             if output.finish_reason is not None:
                 del self._running[output.request_id]
                 finished.append((output.request_id, running.completion(str(output.finish_reason))))
         return finished
 
-    def _rows(self) -> tuple[list[int], NDArray[np.integer]]:
-        """Seed and number of tokens of each sequence of the batch under way."""
-        ids = self._batch.req_ids
-        return [self._running[id_].seed for id_ in ids], self._batch.num_tokens_no_spec[: len(ids)]
-
-    def load(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    def load(self, weights: Weights, contents: Sequence[Sequence[Bytes]]) -> None:
         """Replace the weights, between two steps. Running sequences go on under the new version.
 
-        Names, shapes and dtypes must have been checked: a failure in here leaves a broken engine.
+        An engine that sleeps wakes. Names, shapes and dtypes must have been checked: a failure in here leaves a
+        broken engine.
         """
         self.version = None
-        with torch.inference_mode(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            if self._adapter is not None:
-                self._adapter.load(tensors)
-            else:
-                self._load_whole(tensors)
+        if self._is_asleep:
+            self._core.wake_up()
+            self._is_asleep = False
+        self._parts.load(weights, contents)
         # The old weights' keys and values must not serve the new ones: those of running sequences are
         # computed anew, so each token's log-prob is exactly that of its version.
         self._core.reset_prefix_cache(reset_running_requests=True)
-        self.version = version
+        self.version = weights.version
 
-    def _load_whole(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-        initialize_layerwise_reload(self._model)
-        if not self._spec.use_gpu:
-            forget_expert_kernels(self._model)
-        self._model.load_weights(tensors)  # type: ignore[operator]
-        finalize_layerwise_reload(self._model, self._config.model_config)
-        repack_tied_head(self._model)
+    @property
+    def can_sleep(self) -> bool:
+        """On a GPU alone, and only where its memory was taken from an allocator that gives it back."""
+        return self._config.model_config.enable_sleep_mode
+
+    def sleep(self) -> None:
+        """Drop weights and cache, until the next `load`. Nothing may be running."""
+        assert self.can_sleep and not self._running
+        self.version = None
+        # An adapter's load brings no other weights: those of the model go to host memory meanwhile.
+        self._core.sleep(level=DROP_ALL if self._spec.adapter is None else KEEP_WEIGHTS)
+        self._is_asleep = True
+
+    def check(self) -> None:
+        """RuntimeError where a process of the engine is lost."""
+        self._parts.check()
 
     def warm_up(self) -> float:
         """Seconds that the first, slow pass through the sampler took. Leaves no trace."""
@@ -146,7 +154,7 @@ class Engine:
         while self._running:
             self.step()
         self._core.reset_prefix_cache()
-        self.version, self.num_tokens = None, 0
+        self.version, self.num_tokens, self.stats = None, 0, EngineStats()
         return time.monotonic() - begin
 
     def close(self) -> None:
@@ -158,7 +166,11 @@ def engine_args(spec: RolloutSpec) -> EngineArgs:
     """vLLM's settings for a worker: the fastest start, and log-probs of the sampled distribution."""
     config = spec.config
     device: dict[str, Any] = (
-        {"gpu_memory_utilization": config.gpu_memory_utilization, "enforce_eager": not config.cuda_graphs}
+        {
+            "gpu_memory_utilization": config.gpu_memory_utilization,
+            "enforce_eager": not config.cuda_graphs,
+            "enable_sleep_mode": config.colocated,
+        }
         if spec.use_gpu
         else {"block_size": CPU_BLOCK_TOKENS, "enforce_eager": True}
     )
@@ -171,7 +183,9 @@ def engine_args(spec: RolloutSpec) -> EngineArgs:
         max_model_len=spec.max_model_len,
         max_num_seqs=config.max_running_sequences,
         max_num_batched_tokens=max(MIN_BATCHED_TOKENS, spec.max_model_len, config.max_running_sequences),
-        distributed_executor_backend="uni",
+        tensor_parallel_size=config.tensor_parallel_size,
+        distributed_executor_backend="uni" if config.tensor_parallel_size == 1 else "mp",
+        worker_extension_cls="" if config.tensor_parallel_size == 1 else "actors.part_worker.PartWorker",
         async_scheduling=False,  # a step begins and ends under one policy version
         logprobs_mode="processed_logprobs",
         generation_config="vllm",  # not the checkpoint's own top-p and temperature
@@ -190,8 +204,9 @@ def core_request(
         temperature=request.temperature,
         max_tokens=request.max_tokens,
         stop_token_ids=list(stop_token_ids),
-        logprobs=0,
+        logprobs=request.num_top,
         detokenize=False,
+        extra_args={SEED: request.seed},
     )
     return EngineCoreRequest(
         request_id=request.id,
@@ -206,30 +221,30 @@ def core_request(
     )
 
 
+def stats_after(before: EngineStats, told: SchedulerStats | None) -> EngineStats:
+    """The engine's own account, with what its prefix cache did up to the last step and in this one."""
+    if told is None:
+        return before
+    cache = told.prefix_cache_stats
+    return EngineStats(
+        num_running=told.num_running_reqs,
+        num_waiting=told.num_waiting_reqs,
+        kv_cache_usage=told.kv_cache_usage,
+        num_prefix_queries=before.num_prefix_queries + cache.queries,
+        num_prefix_hits=before.num_prefix_hits + cache.hits,
+    )
+
+
 def sampled_logprobs(output: EngineCoreOutput) -> list[float]:
     """Log-prob of each newly sampled token."""
     assert output.new_logprobs is not None, "every request asks for log-probs"
     return output.new_logprobs.logprobs[:, 0].tolist()
 
 
-def forget_expert_kernels(model: torch.nn.Module) -> None:
-    """Have the kernels of a mixture's experts made anew by the load that follows.
-
-    On CPUs vLLM packs the experts' weights when it makes their kernel, and only then: a load under a kernel
-    that is there leaves them unpacked, and the policy another one, silently.
-    """
-    for module in model.modules():
-        method: Any = getattr(module, "quant_method", None)
-        if hasattr(method, "moe_kernel"):
-            method.moe_kernel = None
-
-
-def repack_tied_head(model: torch.nn.Module) -> None:
-    """Refresh the output head's packed copy of tied embeddings.
-
-    On CPUs each linear layer multiplies with a packed copy of its weight. A head that shares the input
-    embedding receives no tensor of its own on a load, and would go on with the old copy, silently.
-    """
-    for module in model.modules():
-        if isinstance(module, ParallelLMHead) and hasattr(module, "cpu_linear"):
-            module.quant_method.process_weights_after_loading(module)
+def top_logprobs(output: EngineCoreOutput) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
+    """The likeliest tokens and their log-probs, [tokens, K] each, likeliest first; empty where none were asked for."""
+    told = output.new_logprobs
+    if told is None or told.logprobs.shape[1] == 1:
+        return []
+    # Before them stands the sampled token, which may be one of them.
+    return [(told.logprob_token_ids[:, 1:].astype(np.int32), told.logprobs[:, 1:].astype(np.float32))]

@@ -5,17 +5,20 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from actors.messages import EngineFailed, RolloutSpec, SequenceRequest, StartFacts
+from actors.messages import EngineFailed, EngineStats, RolloutSpec, SequenceRequest, StartFacts
 from experience.episode import Completion
+from experience.records import Weights
 
 if TYPE_CHECKING:
-    import torch
+    from actors.weights import Bytes
 
 logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LOOKS = 2.0  # at an engine without work
 
 Finished = list[tuple[str, Completion]]
 Result = TypeVar("Result")
@@ -26,6 +29,7 @@ class SamplingEngine(Protocol):
 
     version: int | None  # of the weights; None before the first load
     num_tokens: int  # sampled since the start
+    stats: EngineStats  # after the last step
 
     @property
     def ties_embeddings(self) -> bool:
@@ -49,8 +53,24 @@ class SamplingEngine(Protocol):
         """Sample one more token of every running sequence; the finished ones, by request id."""
         ...
 
-    def load(self, version: int, tensors: "Iterable[tuple[str, torch.Tensor]]") -> None:
-        """Replace the weights, between two steps. Running sequences go on under the new version."""
+    def load(self, weights: Weights, contents: "Sequence[Sequence[Bytes]]") -> None:
+        """Replace the weights, between two steps. Running sequences go on under the new version.
+
+        An engine that sleeps wakes. `contents`: the bytes of every bucket, proven.
+        """
+        ...
+
+    def check(self) -> None:
+        """RuntimeError where a process that the engine needs is lost."""
+        ...
+
+    @property
+    def can_sleep(self) -> bool:
+        """Whether it can give its device's memory to others and take it again."""
+        ...
+
+    def sleep(self) -> None:
+        """Drop weights and cache, until the next `load`: no version is proven meanwhile. Nothing may be running."""
         ...
 
     def warm_up(self) -> float:
@@ -78,6 +98,7 @@ class EngineThread:
         self.started: Future[StartFacts] = Future()
         self.num_tokens = self.num_steps = 0
         self.busy_seconds = 0.0
+        self.stats = EngineStats()
         self._spec = spec
         self._on_finished = on_finished
         self._on_failure = on_failure
@@ -102,7 +123,7 @@ class EngineThread:
             try:
                 future.set_result(work(engine))
             except Exception as error:
-                future.set_exception(failure(error))
+                future.set_exception(failure(cause(engine, error)))
                 raise
 
         self._commands.put(command)
@@ -120,10 +141,14 @@ class EngineThread:
     def _run(self) -> None:
         try:
             engine = self._start()
-            while not self._is_stopping:
-                self._obey(engine)
-                if engine.num_running:
-                    self._step(engine)
+            try:
+                while not self._is_stopping:
+                    self._obey(engine)
+                    if engine.num_running:
+                        self._step(engine)
+            except Exception:
+                engine.check()  # that a process is lost says more than what came of it
+                raise
             engine.close()
         except Exception as error:  # vLLM raises what it likes; all of it leaves a broken engine
             logger.exception("the engine failed")
@@ -151,18 +176,35 @@ class EngineThread:
     def _obey(self, engine: SamplingEngine) -> None:
         """Carry out the waiting commands; without other work, wait for one."""
         if not engine.num_running:
-            self._commands.get()(engine)
+            self._next_command(engine)(engine)
         while not self._commands.empty():
             self._commands.get()(engine)
+
+    def _next_command(self, engine: SamplingEngine) -> Callable[[SamplingEngine], None]:
+        while True:
+            try:
+                return self._commands.get(timeout=SECONDS_BETWEEN_LOOKS)
+            except queue.Empty:
+                engine.check()
 
     def _step(self, engine: SamplingEngine) -> None:
         begin = time.monotonic()
         finished = engine.step()
         self.busy_seconds += time.monotonic() - begin
         self.num_tokens = engine.num_tokens
+        self.stats = engine.stats
         self.num_steps += 1
         if finished:
             self._on_finished(finished)
+
+
+def cause(engine: SamplingEngine, error: Exception) -> Exception:
+    """What is behind an error of the engine: that a process is lost says more than what came of it."""
+    try:
+        engine.check()
+    except RuntimeError as loss:
+        return loss
+    return error
 
 
 def failure(error: Exception) -> EngineFailed:

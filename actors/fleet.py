@@ -6,21 +6,36 @@
 
 Workers join and leave while it samples. Each has its place (room on the cluster, a life with some restarts); a place
 holds one process at a time, which serves once it has proven that it holds the current weights.
+
+Where engines share their devices with the trainer, the fleet sleeps while that is awake. It wakes with the next load.
 """
 
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
+from ray.exceptions import ObjectLostError
+
+from actors.changes import Changes, race
 from actors.fleet_report import FleetReport
 from actors.leases import Leases
 from actors.messages import RolloutSpec, StartFacts
 from actors.pace import slownesses
-from actors.placement import SECONDS_TO_PLACE, PlacementRefused, reserved
+from actors.placement import SECONDS_TO_PLACE, PlacementRefused, Room
+from actors.ranks import RanksLost
 from actors.rollout import check_length
-from actors.rollout_handle import SECONDS_BETWEEN_LOOKS, WorkerHandle, WorkerLost, resources
+from actors.rollout_handle import (
+    SECONDS_BETWEEN_LOOKS,
+    WeightsGone,
+    WorkerHandle,
+    WorkerLost,
+    one_line,
+    resources,
+)
+from actors.rooms import Rooms
 from experience.records import BlockHandle, Prompt, Sampling, TokenBlock, Trajectory, Weights
 from metrics.waits import waited
 
@@ -34,19 +49,25 @@ class FleetFailed(RuntimeError):
 class RolloutFleet:
     """Fulfils `trainers.roles.Rollouts`. All methods belong to one event loop."""
 
-    def __init__(self, spec: RolloutSpec, *, seconds_to_place: float = SECONDS_TO_PLACE) -> None:
+    def __init__(
+        self, spec: RolloutSpec, *, room: Room | None = None, seconds_to_place: float = SECONDS_TO_PLACE
+    ) -> None:
+        """`room`: a bundle for each worker, which stays the caller's; none: the fleet finds room for each."""
         self.facts: dict[str, StartFacts] = {}
         self.workers: dict[str, WorkerHandle] = {}  # started, and not lost
         self.num_restarts = 0
         self.leases = Leases(self.workers, free=lambda: [w for w in self.workers.values() if self._may_take(w)])
         self._spec = spec
-        self._seconds_to_place = seconds_to_place
+        self._room = room
+        self._rooms = Rooms(spec.config.placement, seconds_to_place)
         self._weights: Weights | None = None
+        self._gone: RanksLost | None = None  # why nobody can load these weights
+        self._is_asleep = False
+        self._starting: set[str] = set()
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[str] = set()
         self._num_names = 0
-        self._failure: FleetFailed | None = None
-        self._observers: list[asyncio.Future[None]] = []
+        self._changes = Changes("rollout fleet")
         self._pacing: asyncio.Task[None] | None = None
         self._report = FleetReport()
 
@@ -57,7 +78,7 @@ class RolloutFleet:
         """
         lives = [self._lives[self.add_worker()] for _ in range(self._spec.config.num_workers)]
         self._pacing = asyncio.create_task(self._keep_pace())
-        await self._until(lambda: all(name in self.facts for name in self._lives))
+        await self._changes.until(lambda: all(name in self.facts for name in self._lives))
         for life in lives:
             if life.done():
                 life.result()
@@ -65,27 +86,52 @@ class RolloutFleet:
     async def generate(self, prompt: Prompt, sampling: Sampling) -> tuple[Trajectory, ...]:
         """One group, in sample order. ValueError for a prompt too long, FleetFailed when no worker is left."""
         check_length(len(prompt.tokens), sampling.max_response_tokens, self._spec.max_model_len)
-        if self._failure is not None:
-            raise self._failure
+        if self._changes.failure is not None:
+            raise self._changes.failure
         # A worker that does not get on is replaced by its own deadlines.
         asked = self.leases.ask(prompt, sampling)
         return await waited(asked, what="a group", owner="rollout fleet", seconds=math.inf)
 
     async def load(self, weights: Weights) -> None:
-        """Give every worker these weights, also those that join later."""
-        self._weights = weights
-        self._notify()
-        await self._until(lambda: self.workers and all(at.weights is weights for at in self.workers.values()))
+        """Give every worker these weights, also those that join later. RanksLost when who published them is gone."""
+        self._weights, self._gone, self._is_asleep = weights, None, False
+        self._changes.tell()
+        await self._changes.until(
+            lambda: self._gone or (self.workers and all(at.weights is weights for at in self.workers.values()))
+        )
+        if self._gone is not None:
+            raise self._gone
+
+    async def sleep(self) -> None:
+        """Have every engine leave its device's memory to others, until the next `load`.
+
+        Groups that are still out wait until then, and so does the replacement of a lost worker, whose engine would
+        take that memory. A fleet that failed has no engines any more.
+        """
+        self._is_asleep = True
+        self._changes.tell()
+        try:
+            await self._changes.until(lambda: not self._starting and all(at.is_asleep for at in self.workers.values()))
+        except FleetFailed:
+            await self.close()
 
     async def block(self, handle: BlockHandle) -> TokenBlock:
-        """The tokens behind a handle."""
+        """The tokens behind a handle. RanksLost when they went with their node: new ranks go on from a checkpoint."""
         if isinstance(handle, TokenBlock):
             return handle
-        return await waited(handle, what="tokens", owner="object store")
+        try:
+            return await waited(handle, what="tokens", owner="object store")
+        except ObjectLostError as error:
+            raise RanksLost(f"samples are gone with their node: {one_line(error)}") from None
 
     def metrics(self) -> Mapping[str, float]:
         """What the workers did since the last call."""
         return self._report.metrics(self.workers, num_restarts=self.num_restarts, num_backups=self.leases.num_backups)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """All of them, oldest first, with those that are to leave."""
+        return tuple(self._lives)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -97,16 +143,16 @@ class RolloutFleet:
 
     def add_worker(self) -> str:
         """Start one more worker; its name."""
-        name = f"rollout-{self._num_names}"
+        number, name = self._num_names, f"rollout-{self._num_names}"
         self._num_names += 1
-        self._lives[name] = asyncio.create_task(self._live(name))
+        self._lives[name] = asyncio.create_task(self._live(name, number))
         self._lives[name].add_done_callback(lambda life: self._bury(name, life))
         return name
 
     async def serving(self, name: str) -> None:
         """Wait until this worker holds the current weights. What ended its place, if it ends first."""
         life = self._lives[name]
-        await self._until(
+        await self._changes.until(
             lambda: life.done() or (name in self.workers and self.workers[name].weights is self._weights is not None)
         )
         if life.done():
@@ -118,7 +164,7 @@ class RolloutFleet:
         self._leaving.add(name)
         if worker := self.workers.get(name):
             worker.is_draining = True
-            self._notify()
+            self._changes.tell()
         else:
             life.cancel()
         await waited(asyncio.wait([life]), what=f"the last groups of {name}", owner=name, seconds=math.inf)
@@ -131,11 +177,13 @@ class RolloutFleet:
         await waited(asyncio.gather(*tasks, return_exceptions=True), what="the end", owner="rollout workers")
         self._fail(FleetFailed("the rollout fleet was closed"))
 
-    async def _live(self, name: str) -> None:
+    async def _live(self, name: str, number: int) -> None:
         """A worker's place in the fleet: the process that fills it is replaced when it is lost."""
         for restarts_left in reversed(range(self._spec.config.max_restarts + 1)):
             try:
-                await self._fill(name)
+                await self._changes.until(lambda: not self._is_asleep)
+                self._starting.add(name)
+                await self._fill(name, number)
                 return
             except WorkerLost as loss:
                 if name in self._leaving:
@@ -145,21 +193,34 @@ class RolloutFleet:
                     raise
                 self.num_restarts += 1
                 logger.warning("%s; its groups go back, and a new process takes its place", loss)
+            finally:
+                self._starting.discard(name)
+            self._changes.tell()  # whoever waits for starts: this one has failed
 
-    async def _fill(self, name: str) -> None:
+    async def _fill(self, name: str, number: int) -> None:
         """One process in a place, from its start until it is lost (WorkerLost) or drained."""
-        async with reserved(name, resources(self._spec), self._seconds_to_place) as options:
+        async with self._place(name, number) as options:
             worker = WorkerHandle(name, self._spec, options)
             try:
                 self.facts[name] = await worker.start()
+                self._starting.remove(name)
                 self.workers[name] = worker
-                self._notify()
+                self._changes.tell()
                 await self._serve(worker)
             finally:
                 self.workers.pop(name, None)
                 self.leases.give_back(worker)
-                self._notify()
+                self._changes.tell()
                 worker.kill()
+
+    @asynccontextmanager
+    async def _place(self, name: str, number: int) -> AsyncIterator[dict[str, Any]]:
+        """The options of a worker that has room inside."""
+        if self._room is not None:
+            yield self._room.options(number)
+            return
+        async with self._rooms.reserved(name, resources(self._spec)) as room:
+            yield room.options(0)
 
     async def _serve(self, worker: WorkerHandle) -> None:
         """Keep a started worker busy until it is lost (WorkerLost) or drained."""
@@ -168,25 +229,43 @@ class RolloutFleet:
             worker.deliver(),
             self._harvest(worker),
             worker.watch(),
-            self._until(lambda: worker.is_draining and not worker.leased),
+            self._changes.until(lambda: worker.is_draining and not worker.leased),
         )
 
     async def _keep_current(self, worker: WorkerHandle) -> None:
         while True:
-            await self._until(lambda: worker.weights is not self._weights)
-            if self._spec.config.weight_update == "between_requests":
-                await self._until(lambda: not worker.leased)
-            assert self._weights is not None
-            await worker.load(self._weights)
-            self._notify()
-            self.leases.request_dispatch()
+            await self._changes.until(lambda: self._must_sleep(worker) or self._must_load(worker))
+            if self._must_sleep(worker):
+                self.leases.withdraw(worker)
+                await worker.sleep()
+            else:
+                await self._load(worker)
+                self.leases.request_dispatch()
+            self._changes.tell()
+
+    async def _load(self, worker: WorkerHandle) -> None:
+        """Give it the current weights; where they are gone, wait for others."""
+        weights = self._weights
+        assert weights is not None
+        try:
+            await worker.load(weights)
+        except WeightsGone as gone:
+            self._lose(weights, gone)
+            await self._changes.until(lambda: self._weights is not weights)
+
+    def _must_sleep(self, worker: WorkerHandle) -> bool:
+        return self._is_asleep and not worker.is_asleep
+
+    def _must_load(self, worker: WorkerHandle) -> bool:
+        is_busy = self._spec.config.weight_update == "between_requests" and worker.leased
+        return worker.weights is not self._weights and not self._is_asleep and not is_busy
 
     async def _harvest(self, worker: WorkerHandle) -> None:
         while True:
             harvest, block = await worker.collect()
             for group in harvest.groups:
                 self.leases.settle(group, block, worker)
-            self._notify()
+            self._changes.tell()
             self.leases.request_dispatch()
 
     async def _keep_pace(self) -> None:
@@ -220,40 +299,14 @@ class RolloutFleet:
                 self._fail(FleetFailed(f"no rollout worker is left; the last: {error}"))
         elif error is not None and not isinstance(error, PlacementRefused):
             self._fail(FleetFailed(str(error)))
-        self._notify()
+        self._changes.tell()
+
+    def _lose(self, weights: Weights, why: WeightsGone) -> None:
+        """These weights are gone, and with them a rank of the learner: new ranks will publish others."""
+        if self._weights is weights and self._gone is None:
+            self._gone = RanksLost(f"weights version {weights.version} are gone with the rank that had them: {why}")
+            self.leases.fail(self._gone)
 
     def _fail(self, failure: FleetFailed) -> None:
-        self._failure = self._failure or failure
+        self._changes.fail(failure)
         self.leases.fail(failure)
-        self._notify()
-
-    async def _until(self, condition: Callable[[], object]) -> None:
-        """Wait for a condition on the fleet's state. FleetFailed when it fails before."""
-        while True:
-            if self._failure is not None:
-                raise self._failure
-            if condition():
-                return
-            self._observers.append(asyncio.get_running_loop().create_future())
-            await waited(self._observers[-1], what="a change", owner="rollout fleet", seconds=math.inf)
-
-    def _notify(self) -> None:
-        """Let everybody in `_until` look again."""
-        observers, self._observers = self._observers, []
-        for observer in observers:
-            if not observer.done():
-                observer.set_result(None)
-
-
-async def race(*rivals: Coroutine[Any, Any, None]) -> None:
-    """Run all until the first one ends, with its result or its error; the others are cancelled."""
-    tasks = [asyncio.create_task(rival) for rival in rivals]
-    try:
-        ended = asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        done, _ = await waited(ended, what="the first to end", owner="a worker's tasks", seconds=math.inf)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await waited(asyncio.gather(*tasks, return_exceptions=True), what="the end", owner="a worker's tasks")

@@ -1,6 +1,6 @@
 """The groups of ranks that share one update: what the driver asks of the policy's, the reference's, the critic's."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from actors.lane_ranks import ColumnHandle, CriticRank, PolicyRank, ReferenceRank
@@ -13,10 +13,17 @@ from experience.records import Batch, Weights
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
-    """One number for each token of a batch, in the object store: each rank's column, and the sequences it is of."""
+    """One number for each token of some sequences, in the object store: columns, and the sequences that each is of."""
 
     columns: tuple[ColumnHandle, ...]
     places: tuple[frozenset[Place], ...]
+
+    def __add__(self, other: "Lane") -> "Lane":
+        return Lane(columns=self.columns + other.columns, places=self.places + other.places)
+
+    def covers(self, batch: Batch) -> bool:
+        """Whether every sequence of `batch` is in one of the columns."""
+        return places_of(batch) <= frozenset().union(*self.places)
 
     def read_by(self, part: Batch) -> list[ColumnHandle]:
         """The columns that hold a sequence of `part`; no others travel to its rank."""
@@ -24,24 +31,38 @@ class Lane:
         return [column for column, places in zip(self.columns, self.places, strict=True) if places & needed]
 
 
+LanesByName = Mapping[str, Lane]  # by their names in trainers.lanes.Lanes
+
+
 class PolicyGroup(TrainerGroup):
-    """The policy's ranks, where the reference or the critic has ranks of its own."""
+    """The policy's ranks, which may hold the reference and the critic too."""
 
     rank_class = PolicyRank
 
-    async def score(self, batch: Batch) -> None:
-        """The passes that precede the first update; the ranks hold on to what they find."""
-        await self._call("score", self._parts(batch))
+    async def score(self, batch: Batch, *, is_old_needed: bool) -> LanesByName:
+        """What the ranks' models say of `batch` as they are."""
+        parts = self._parts(batch)
+        found = await self._call("score", [(*part, is_old_needed) for part in parts])
+        return _lanes(found, [part for part, _ in parts])
 
-    async def credit(self, batch: Batch, lanes: Mapping[str, Lane]) -> Lane:
-        """Make advantages of the scored batch and the lanes of others, by their names in Lanes; gives the returns."""
-        parts = [part for part, _ in self._parts(batch)]
-        given = [({name: lane.read_by(part) for name, lane in lanes.items()},) for part in parts]
-        return _lane(await self._call("credit", given), parts)
+    async def credit(self, batch: Batch, lanes: LanesByName) -> Lane:
+        """Make advantages of the batch and its scores; gives the returns."""
+        parts = self._parts(batch)
+        columns = await self._call("credit", [(*part, _read_by(lanes, part[0])) for part in parts])
+        return _lane(columns, [part for part, _ in parts])
 
     async def learn(self) -> Mapping[str, float]:
         """One optimiser step a mini-batch of the credited batch."""
         return (await self._call("learn", [()] * len(self)))[0]
+
+    async def learn_from(self, batch: Batch, lanes: LanesByName) -> Mapping[str, float]:
+        """`credit` and `learn`, with one call to each rank."""
+        parts = self._parts(batch)
+        return (await self._call("learn_from", [(*part, _read_by(lanes, part[0])) for part in parts]))[0]
+
+    async def divergences(self, batch: Batch) -> Mapping[Place, float]:
+        """Of each sequence from the reference that these ranks hold."""
+        return _merged(await self._call("divergences", self._parts(batch)))
 
     async def publish_parameters(self) -> Weights:
         """The current weights, as a reference takes them."""
@@ -49,12 +70,12 @@ class PolicyGroup(TrainerGroup):
 
 
 class ScorerGroup(RankGroup):
-    """Ranks that score each batch for the policy's."""
+    """Ranks that score batches for the policy's."""
 
-    async def score(self, batch: Batch) -> Lane:
-        """Their scores of `batch`, which may be dealt to another number of ranks."""
+    async def score(self, batch: Batch) -> LanesByName:
+        """What they say of `batch`, which may be dealt to another number of ranks."""
         parts = self._parts(redeal(batch, self._spec.trainer.num_data_ranks))
-        return _lane(await self._call("score", parts), [part for part, _ in parts])
+        return _lanes(await self._call("score", parts), [part for part, _ in parts])
 
 
 class ReferenceGroup(ScorerGroup):
@@ -62,6 +83,11 @@ class ReferenceGroup(ScorerGroup):
 
     rank_class = ReferenceRank
     title = "reference"
+
+    async def divergences(self, batch: Batch) -> Mapping[Place, float]:
+        """Of each sequence from this model."""
+        parts = self._parts(redeal(batch, self._spec.trainer.num_data_ranks))
+        return _merged(await self._call("divergences", parts))
 
     async def take(self, published: Weights) -> None:
         """Become the policy that published these."""
@@ -74,11 +100,24 @@ class CriticGroup(ScorerGroup):
     rank_class = CriticRank
     title = "critic"
 
-    async def learn(self, batch: Batch, returns: Lane) -> Mapping[str, float]:
-        """One optimiser step a mini-batch of the scored batch, towards its returns."""
-        parts = [part for part, _ in self._parts(redeal(batch, self._spec.trainer.num_data_ranks))]
-        return (await self._call("learn", [(returns.read_by(part),) for part in parts]))[0]
+    async def learn(self, batch: Batch, values: Lane, returns: Lane) -> Mapping[str, float]:
+        """One optimiser step a mini-batch towards the returns; `values`: what it said of the batch before."""
+        parts = self._parts(redeal(batch, self._spec.trainer.num_data_ranks))
+        arguments = [(*part, values.read_by(part[0]), returns.read_by(part[0])) for part in parts]
+        return (await self._call("learn", arguments))[0]
 
 
-def _lane(columns: list[ColumnHandle], parts: list[Batch]) -> Lane:
+def _merged(found: Sequence[Mapping[Place, float]]) -> dict[Place, float]:
+    return {place: value for part in found for place, value in part.items()}
+
+
+def _read_by(lanes: LanesByName, part: Batch) -> dict[str, list[ColumnHandle]]:
+    return {name: lane.read_by(part) for name, lane in lanes.items()}
+
+
+def _lanes(found: Sequence[Mapping[str, ColumnHandle]], parts: Sequence[Batch]) -> LanesByName:
+    return {name: _lane([columns[name] for columns in found], parts) for name in found[0]}
+
+
+def _lane(columns: Sequence[ColumnHandle], parts: Sequence[Batch]) -> Lane:
     return Lane(columns=tuple(columns), places=tuple(places_of(part) for part in parts))

@@ -4,7 +4,8 @@
     credit   policy: advantages and returns from all three
     learn    policy: its updates  ∥  critic: its own, towards the returns
 
-Everything between the arrows of one line is done at the same time; the numbers are those of a single group.
+Everything in one line is done at the same time; the numbers are those of a single group. Sequences may be scored part
+by part while others of their step are still being sampled; what is found is kept until the update.
 """
 
 import asyncio
@@ -12,11 +13,12 @@ import logging
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from actors.lane_groups import CriticGroup, PolicyGroup, ReferenceGroup
+from actors.lane_groups import CriticGroup, Lane, LanesByName, PolicyGroup, ReferenceGroup
+from actors.placement import Room
 from actors.ranks import RankGroup, TrainerGroupError, shared
-from actors.trainer import TrainerGroup
+from experience.columns import Place
 from experience.records import Batch, Weights
 from metrics.waits import waited
 from trainers import checkpoint
@@ -27,10 +29,8 @@ from trainers.policy import PolicyObjective
 logger = logging.getLogger(__name__)
 
 
-async def start_learner(spec: LearnerSpec) -> "TrainerGroup | SpreadLearner":
-    """The learner that the spec asks for, with its models loaded."""
-    is_spread = spec.reference.num_ranks or (spec.critic is not None and spec.critic.num_ranks)
-    return await (SpreadLearner if is_spread else TrainerGroup).start(spec)
+# The name in trainers.lanes.Lanes of what each group beside the policy's scores.
+_LANES = {"reference": "ref_logprobs", "critic": "values"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,21 +53,20 @@ class Groups:
         return [self.policy, *self.others.values()]
 
 
-# The name in trainers.lanes.Lanes of what each scores.
-_LANES = {"reference": "ref_logprobs", "critic": "values"}
-
-
-class SpreadLearner:
-    """Several groups of ranks as one learner (trainers/roles.py). A failure in one ends them all."""
+class PolicyLearner:
+    """All groups of ranks as one learner (trainers/roles.py). A failure in one ends them all."""
 
     def __init__(self, spec: LearnerSpec, groups: Groups) -> None:
+        assert isinstance(spec.objective, PolicyObjective)
         self._spec = spec
         self._groups = groups
+        self._algorithm = spec.objective.algorithm
+        self._lanes: dict[str, Lane] = {}  # what was scored since the last update
 
     @classmethod
-    async def start(cls, spec: LearnerSpec) -> "SpreadLearner":
-        """All groups at the same time; when one can't start, all are ended."""
-        starts: dict[str, Awaitable[Any]] = {"policy": PolicyGroup.start(spec)}
+    async def start(cls, spec: LearnerSpec, room: Room | None = None) -> Self:
+        """All groups at the same time; when one can't start, all are ended. `room`: the policy's (RankGroup.start)."""
+        starts: dict[str, Awaitable[Any]] = {"policy": PolicyGroup.start(spec, room)}
         if spec.reference.num_ranks:
             starts["reference"] = ReferenceGroup.start(reference_spec(spec))
         if spec.critic is not None and spec.critic.num_ranks:
@@ -81,23 +80,80 @@ class SpreadLearner:
             raise errors[0]
         return cls(spec, Groups(**{"reference": None, "critic": None, **started}))
 
+    @property
+    def scores_first(self) -> bool:
+        """Whether any model is asked about a batch before the first update on it."""
+        return bool(self._lanes_of(self._spec.updates_per_batch))
+
+    async def score(self, batch: Batch) -> None:
+        """Have the models that the algorithm needs score these sequences as they are now, for the next `update`.
+
+        That may cut them in another way, together with others; it must have the same numbers for their blocks.
+        """
+        found = await self._scored(batch, self._lanes_of(self._spec.updates_per_batch))
+        self._lanes = {name: self._lanes[name] + lane if name in self._lanes else lane for name, lane in found.items()}
+
     async def update(self, batch: Batch) -> Mapping[str, float]:
-        """One optimiser step a mini-batch, of the policy and of the critic; a batch without any changes nothing."""
+        """One optimiser step a mini-batch, of the policy and of the critic; a batch without any changes nothing.
+
+        What was not scored before is scored now.
+        """
+        lanes, self._lanes = self._lanes, {}
         if not batch.mini_batches:
             logger.warning("no step taken: the batch holds no sequence to learn from")
             return {}
+        needed = self._lanes_of(len(batch.updates))
+        is_scored = all(name in lanes and lanes[name].covers(batch) for name in needed)
+        if not is_scored and not self._groups.others:
+            return (await self._together(self._groups.policy.update(batch)))[0]
         batch = replace(batch, blocks=tuple(shared(batch.blocks)))
-        policy, critic, others = self._groups.policy, self._groups.critic, self._groups.others
-        _, *lanes = await self._together(policy.score(batch), *(group.score(batch) for group in others.values()))
-        given = {_LANES[name]: lane for name, lane in zip(others, lanes, strict=True)}
-        (returns,) = await self._together(policy.credit(batch, given))
-        learning = [policy.learn(), *([] if critic is None else [critic.learn(batch, returns)])]
-        return _merged(await self._together(*learning))
+        if not is_scored:
+            lanes = await self._scored(batch, needed)
+        return await self._learn(batch, {name: lanes[name] for name in needed})
+
+    async def _scored(self, batch: Batch, needed: Sequence[str]) -> LanesByName:
+        policy, others = self._groups.policy, self._groups.others
+        is_old_needed = "old_logprobs" in needed
+        on_others = {_LANES[name] for name in others}
+        calls = [group.score(batch) for name, group in others.items() if _LANES[name] in needed]
+        if set(needed) - on_others:
+            calls.append(policy.score(batch, is_old_needed=is_old_needed))
+        return {name: lane for found in await self._together(*calls) for name, lane in found.items()}
+
+    async def _learn(self, batch: Batch, lanes: LanesByName) -> Mapping[str, float]:
+        policy, critic = self._groups.policy, self._groups.critic
+        if critic is None:
+            return (await self._together(policy.learn_from(batch, lanes)))[0]
+        (returns,) = await self._together(policy.credit(batch, lanes))
+        return _merged(await self._together(policy.learn(), critic.learn(batch, lanes["values"], returns)))
+
+    def _lanes_of(self, num_updates: int) -> Sequence[str]:
+        """What the algorithm must know before the first of so many updates on a batch, by the names in Lanes."""
+        algorithm = self._algorithm
+        needs = {
+            "old_logprobs": algorithm.needs_old_logprobs(num_updates),
+            "ref_logprobs": algorithm.needs_reference,
+            "values": algorithm.needs_critic,
+        }
+        return [name for name, is_needed in needs.items() if is_needed]
+
+    async def divergences(self, batch: Batch) -> Mapping[Place, float]:
+        """An estimate of KL(policy || reference) for each sequence of `batch`, by its place: see the trainers' room."""
+        holder = self._groups.reference or self._groups.policy
+        return (await self._together(holder.divergences(replace(batch, blocks=tuple(shared(batch.blocks))))))[0]
 
     async def publish(self, version: int) -> Weights:
         """The current weights, as rollout workers load them."""
         (published,) = await self._together(self._groups.policy.publish(version))
         return published
+
+    async def offload(self) -> None:
+        """See `RankGroup.offload`, of the policy's ranks: the others share their devices with nobody."""
+        await self._together(self._groups.policy.offload())
+
+    async def reload(self) -> None:
+        """See `RankGroup.reload`."""
+        await self._together(self._groups.policy.reload())
 
     async def refresh_reference(self) -> None:
         """Make the policy as it is now the reference."""
@@ -109,7 +165,10 @@ class SpreadLearner:
         await self._together(reference.take(published))
 
     async def save(self, draft: Path) -> Written:
-        """See `TrainerGroup.save`. One group after the other, so that each knows what room the last has left."""
+        """Write the models into a checkpoint's draft. OSError when the disk has no room: training may go on.
+
+        One group after the other, so that each knows what room the last has left.
+        """
         for group in self._groups.all:
             await self._together(group.save_part(draft))
         return Written(
@@ -117,7 +176,7 @@ class SpreadLearner:
         )
 
     async def load(self, folder: Path) -> Mapping[str, Any]:
-        """See `TrainerGroup.load`."""
+        """Go on from a checkpoint; returns the `state` it was saved with. CheckpointError when it is damaged."""
         verified = asyncio.to_thread(checkpoint.verify, folder)
         manifest = await waited(verified, what=f"the checksums of {folder.name}", owner="disk")
         checkpoint.check_ranks(folder, manifest, self._own_ranks())
@@ -149,14 +208,16 @@ class SpreadLearner:
 
 def reference_spec(spec: LearnerSpec) -> LearnerSpec:
     """What the reference's own ranks are told."""
-    changes = {"num_ranks": spec.reference.num_ranks, "zero_stage": spec.reference.zero_stage}
+    own = spec.reference
+    changes = {"num_ranks": own.num_ranks, "zero_stage": own.zero_stage, "placement": own.placement}
     return replace(spec, trainer=spec.trainer.model_copy(update=changes))
 
 
 def critic_spec(spec: LearnerSpec) -> LearnerSpec:
     """What the critic's own ranks are told."""
     assert isinstance(spec.objective, PolicyObjective) and spec.critic is not None
-    changes = {"num_ranks": spec.critic.num_ranks, "zero_stage": spec.critic.zero_stage}
+    own = spec.critic
+    changes = {"num_ranks": own.num_ranks, "zero_stage": own.zero_stage, "placement": own.placement}
     return replace(spec, trainer=spec.trainer.model_copy(update=changes))
 
 

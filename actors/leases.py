@@ -22,19 +22,23 @@ class Lessee:
         self.name = name
         self.pace = Pace()
         self.leased: dict[int, GroupRequest] = {}  # given, and not brought back
-        self.num_unfinished = 0  # samples that it was given and has not finished, as of its last report
+        self.num_unfinished = 0  # sequences that it was given and has not finished, as of its last report
         self._max_running = max_running
 
-    def has_room_for(self, num_samples: int) -> bool:
-        """Whether so many more samples may run at once; an idle worker takes any group."""
-        return not self.leased or self.num_unfinished + num_samples <= self._max_running
+    def has_room_for(self, num_sequences: int) -> bool:
+        """Whether so many more sequences may run at once; an idle worker takes any group."""
+        return not self.leased or self.num_unfinished + num_sequences <= self._max_running
 
     def assign(self, request: GroupRequest) -> None:
         """Lease a group to it."""
         if not self.leased:
             self.pace.begin()
         self.leased[request.ticket] = request
-        self.num_unfinished += request.sampling.num_samples
+        self.num_unfinished += request.sampling.num_sequences
+
+    def drop(self) -> None:
+        """It goes on with none of its groups."""
+        self.leased.clear()
 
     def release(self, ticket: int) -> None:
         """Its group is not wanted any more."""
@@ -100,6 +104,11 @@ class Leases:
         self.request_dispatch()
         return len(lost)
 
+    def withdraw(self, worker: Lessee) -> None:
+        """As `give_back`, of a worker that lives on, and goes on with none of them."""
+        self.give_back(worker)
+        worker.drop()
+
     def fail(self, failure: Exception) -> None:
         """Whoever waits for a group is told."""
         for ticket in self._tickets.values():
@@ -118,9 +127,9 @@ class Leases:
         self._is_dispatch_due = False
         while self._queue:
             number = self._queue[0]
-            ticket = self._tickets[number]
-            if ticket.future.done():
-                del self._tickets[number]
+            ticket = self._tickets.get(number)
+            if ticket is None or ticket.future.done():  # its worker was through with it before it was withdrawn
+                self._tickets.pop(number, None)
             elif not self._lease(number, ticket):
                 return
             self._queue.popleft()
@@ -137,7 +146,7 @@ class Leases:
 
     def _lease(self, number: int, ticket: _Ticket, but_not: Collection[str] = ()) -> bool:
         """Give a group to the worker that is through with its work first; False when none has room."""
-        count = ticket.sampling.num_samples
+        count = ticket.sampling.num_sequences
         free = [worker for worker in self._free() if worker.has_room_for(count) and worker.name not in but_not]
         if not free:
             return False

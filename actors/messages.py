@@ -40,11 +40,6 @@ class RolloutSpec:
     engine: str = "actors.engine:Engine"
 
     def __post_init__(self) -> None:
-        if self.config.tensor_parallel_size > 1:
-            raise ValueError(
-                f"rollout.tensor_parallel_size={self.config.tensor_parallel_size}: engines on several devices are "
-                "not built yet; set it to 1 and raise rollout.num_workers instead"
-            )
         if 0 < self.config.sampling.temperature < MIN_TEMPERATURE:
             raise ValueError(
                 f"rollout.sampling.temperature={self.config.sampling.temperature}: the engine would sample at "
@@ -64,13 +59,17 @@ class GroupRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceRequest:
-    """One sequence to sample, as an episode asks its engine. `seed` has no effect at temperature 0."""
+    """One sequence to sample, as an episode asks its engine. `seed` has no effect at temperature 0.
+
+    `num_top`: how many of the likeliest tokens are wanted at each place beside the sampled one.
+    """
 
     id: str
     tokens: list[int]
     max_tokens: int
     temperature: float
     seed: int
+    num_top: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +124,21 @@ class StartFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """How an engine stands, by its own account after its last step.
+
+    `kv_cache_usage`: 0 to 1. `num_prefix_queries`, `num_prefix_hits`: tokens of prompts looked up and found in the
+    prefix cache, since the start.
+    """
+
+    num_running: int = 0
+    num_waiting: int = 0
+    kv_cache_usage: float = 0.0
+    num_prefix_queries: int = 0
+    num_prefix_hits: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStatus:
     """One look at a worker. `progress` moves while it has work, or it hangs. `log`: what its process said last."""
 
@@ -132,4 +146,5 @@ class WorkerStatus:
     num_unfinished: int
     progress: Progress
     error: str | None
+    engine: EngineStats = EngineStats()
     log: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
 from actors.store import FULL, HOW_TO_MEND
 
@@ -33,11 +33,12 @@ def _is_cut_off(error: BaseException) -> bool:
 
 
 def is_loss(calls: Calls) -> bool:
-    """Whether a process died, or kept its peers waiting in a collective; not when memory ran out, as it would again."""
+    """Whether a process died, kept its peers waiting in a collective, or found its samples gone with their node; not
+    when memory ran out, as it would again."""
     errors = errors_by_rank(calls).values()
     if any(isinstance(error, OutOfMemoryError) for error in errors):
         return False
-    return any(isinstance(e, RayActorError) or _is_timeout(e) or _is_cut_off(e) for e in errors)
+    return any(isinstance(e, RayActorError | ObjectLostError) or _is_timeout(e) or _is_cut_off(e) for e in errors)
 
 
 def describe_failure(title: str, method: str, calls: Calls, tokens_per_micro_batch: int) -> str:

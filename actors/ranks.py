@@ -6,28 +6,23 @@ The group lives and dies as a whole: collectives need every rank, so one that fa
 import asyncio
 import logging
 import math
-import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import ray
 
-from actors import stacks
-from actors.placement import SECONDS_TO_PLACE, Room, reserve
+from actors import telemetry
+from actors.names import actor_name
+from actors.placement import GPU_SHARE, SECONDS_TO_PLACE, Room, reserve
+from actors.rank import Rank, StartFacts
 from actors.rank_failures import describe_failure, errors_by_rank, is_hang, is_loss
-from actors.rendezvous import ReservedAddress, set_rank_environment
-from experience.records import Batch, BlockHandle, Weights
+from experience.records import Batch, BlockHandle
+from metrics.timeline import actor_span
 from metrics.waits import Overdue, reported, waited
 from trainers.checkpoint import scratch_beside
 from trainers.learner import LearnerSpec
-
-if TYPE_CHECKING:
-    from trainers.rank import RankModels
-    from trainers.zero import Bucket
 
 logger = logging.getLogger(__name__)
 
@@ -40,98 +35,6 @@ class TrainerGroupError(RuntimeError):
 
 class RanksLost(TrainerGroupError):
     """Processes of the learner died or hang. What they did was no mistake: new ones may do it again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartFacts:
-    """How long each part of a rank's start took, in seconds."""
-
-    imports: float
-    process_group: float
-    model_and_engine: float
-
-
-class Rank:
-    """One rank. Its process does nothing heavy before `start`, so that all ranks load at the same time."""
-
-    file_prefix = ""  # of the files in a checkpoint that ranks of other groups would else write too
-
-    def __init__(self, spec: LearnerSpec, rank: int) -> None:
-        self._spec = spec
-        self._rank = rank
-        self._reserved = ReservedAddress()
-        self._trainer: Any  # RankModels; each kind of rank says which
-        stacks.listen(f"{type(self).__name__}-{rank}")
-
-    def _assemble(self) -> "RankModels":
-        """This rank's models; the process group is joined already."""
-        raise NotImplementedError
-
-    def address(self) -> tuple[str, int]:
-        """Where the ranks could meet, were this the first of them."""
-        return self._reserved.address
-
-    def pid(self) -> int:
-        """This rank's process."""
-        return os.getpid()
-
-    def start(self, master: tuple[str, int], is_single_host: bool) -> StartFacts:
-        """Join the group whose rank 0 listens at `master`, and make the model and its engine."""
-        is_local = is_single_host and not self._spec.use_gpu
-        set_rank_environment(self._rank, self._spec.trainer.num_ranks, master, is_local=is_local)
-        begun = time.monotonic()
-        from trainers import assembly  # noqa: F401 - what is imported here is not counted to the model
-        from trainers.zero import join_process_group
-
-        imported = time.monotonic()
-        join_process_group(self._spec.trainer, self._reserved.hand_over(self._rank))
-        joined = time.monotonic()
-        self._trainer = self._assemble()
-        return StartFacts(
-            imports=imported - begun, process_group=joined - imported, model_and_engine=time.monotonic() - joined
-        )
-
-    def save(self, folder: str) -> str | None:
-        """Write this rank's part of a checkpoint. Returns why there was no room for it, if there was none."""
-        from trainers.rank_state import save_rank
-
-        try:
-            save_rank(self._trainer, Path(folder), self.file_prefix)
-        except OSError as error:
-            return str(error)
-        return None
-
-    def load(self, folder: str, universal: str | None = None) -> None:
-        """Go on from this rank's part of a verified checkpoint; see `load_rank`."""
-        from trainers.rank_state import load_rank
-
-        load_rank(self._trainer, Path(folder), self.file_prefix, None if universal is None else Path(universal))
-
-    def convert(self, folder: str, universal: str) -> str | None:
-        """See `convert_rank`. Returns why there was no room for it, if there was none."""
-        from trainers.rank_state import convert_rank
-
-        try:
-            convert_rank(self._trainer, Path(folder), Path(universal))
-        except OSError as error:
-            return str(error)
-        return None
-
-    def _published(self, version: int, buckets: "Iterable[Bucket]") -> Weights | None:
-        """The buckets' weights where every node can read them, from rank 0; the others take part in gathering them."""
-        from actors import weights
-
-        if self._rank == 0:
-            return weights.publish(version, buckets)
-        for _ in buckets:
-            pass
-        return None
-
-    def _memory_told(self, part: Batch) -> AbstractContextManager[None]:
-        """See `out_of_memory_told`."""
-        from trainers.memory import out_of_memory_told
-
-        return out_of_memory_told(self._spec.model, self._spec.trainer, part)
 
 
 class RankGroup:
@@ -150,15 +53,24 @@ class RankGroup:
         self._failure: str | None = None
 
     @classmethod
-    async def start(cls, spec: LearnerSpec) -> Self:
-        """Ranks with their models loaded."""
+    async def start(cls, spec: LearnerSpec, room: Room | None = None) -> Self:
+        """Ranks with their models loaded.
+
+        `room`: a bundle for each, whose GPU it shares with another process, and which stays the caller's.
+        """
         size = spec.trainer.num_ranks
-        room = await reserve(f"{cls.title} of {size} ranks", [_resources(spec)] * size, seconds=SECONDS_TO_PLACE)
+        own = None
+        if room is None:
+            who, bundles = f"{cls.title} of {size} ranks", [_resources(spec)] * size
+            room = own = await reserve(who, bundles, spec.trainer.placement, seconds=SECONDS_TO_PLACE)
+        options = _actor_options(spec, _resources(spec, None if own is not None else GPU_SHARE))
         ranks = [
-            ray.remote(cls.rank_class).options(**{**_actor_options(spec), **room.options(rank)}).remote(spec, rank)
+            ray.remote(cls.rank_class)
+            .options(**{**options, **room.options(rank)}, name=actor_name(f"{cls.title}-{rank}"))
+            .remote(spec, rank, cls.title)
             for rank in range(size)
         ]
-        group = cls(spec, ranks, [], room)
+        group = cls(spec, ranks, [], own)
         addresses = await group._call("address", [()] * size)
         is_single_host = len({host for host, _ in addresses}) == 1
         group.start_facts = await group._call("start", [(addresses[0], is_single_host)] * size)
@@ -166,6 +78,14 @@ class RankGroup:
 
     def __len__(self) -> int:
         return len(self._ranks)
+
+    async def offload(self) -> None:
+        """Leave the devices' memory to others but for the weights, which can be published all the same."""
+        await self._call("offload", [()] * len(self))
+
+    async def reload(self) -> None:
+        """Take up again what was offloaded; before anything but publishing."""
+        await self._call("reload", [()] * len(self))
 
     async def save_part(self, draft: Path) -> None:
         """Write what these ranks hold into a checkpoint's draft. OSError when the disk has no room for it."""
@@ -210,10 +130,13 @@ class RankGroup:
         """The method's results, one a rank. The first failure ends the group with TrainerGroupError."""
         if self._failure:
             raise TrainerGroupError(self._failure)
+        begun = time.monotonic()
         calls = [
             asyncio.wrap_future(getattr(rank, method).remote(*own).future())
             for rank, own in zip(self._ranks, arguments, strict=True)
         ]
+        for number, call in enumerate(calls):
+            call.add_done_callback(lambda _, number=number: actor_span(f"{self.title}-{number}", method, begun))
         try:
             _, pending = await waited(
                 asyncio.wait(calls, return_when=asyncio.FIRST_EXCEPTION), what=method, owner=f"{self.title} ranks"
@@ -243,10 +166,11 @@ class RankGroup:
         return kind(self._failure)
 
 
-def _actor_options(spec: LearnerSpec) -> dict[str, Any]:
+def _actor_options(spec: LearnerSpec, resources: Mapping[str, float]) -> dict[str, Any]:
     """Ray options of one rank. The environment must be there before torch is imported."""
     threads = spec.trainer.threads_per_rank
     environment = {
+        **telemetry.OFF,
         "OMP_NUM_THREADS": str(threads),
         # Spinning threads of one process would starve the others that share its cores.
         "GOMP_SPINCOUNT": "0",
@@ -256,7 +180,6 @@ def _actor_options(spec: LearnerSpec) -> dict[str, Any]:
     }
     if not spec.use_gpu:
         environment["DS_ACCELERATOR"] = "cpu"
-    resources = _resources(spec)
     return {
         "num_cpus": resources["CPU"],
         "num_gpus": resources["GPU"],
@@ -265,9 +188,10 @@ def _actor_options(spec: LearnerSpec) -> dict[str, Any]:
     }
 
 
-def _resources(spec: LearnerSpec) -> dict[str, int]:
-    """What one rank takes of a node, by Ray's names."""
-    return {"CPU": spec.trainer.threads_per_rank, "GPU": 1 if spec.use_gpu else 0}
+def _resources(spec: LearnerSpec, of_a_gpu: float | None = None) -> dict[str, float]:
+    """What one rank takes of a node, by Ray's names; `of_a_gpu`: of one that it shares by turns."""
+    share = spec.trainer.placement.gpu_share if of_a_gpu is None else of_a_gpu
+    return {"CPU": spec.trainer.threads_per_rank, "GPU": share if spec.use_gpu else 0}
 
 
 def absolute(folder: Path) -> str:
@@ -285,8 +209,3 @@ def _named_blocks(part: Batch, blocks: Sequence[BlockHandle]) -> dict[int, Block
     mini_batches = (*part.mini_batches, *part.mixed)
     numbers = {item.block for batch in mini_batches for micro in batch.ranks[0] for item in micro}
     return {number: blocks[number] for number in sorted(numbers)}
-
-
-def resolve(blocks: Mapping[int, BlockHandle]) -> dict[int, Any]:
-    """Each block once, read in place from the object store."""
-    return dict(zip(blocks, ray.get(list(blocks.values())), strict=True))

@@ -29,35 +29,14 @@ from actors.messages import (
     StartFacts,
     WorkerStatus,
 )
-from actors.weights import check_complete, expected_shapes, fetch, tensors_of
+from actors.weights import check_complete, expected_shapes, fetch
+from experience.beam import NextTokens, beam_search
 from experience.episode import Completion, Generate, Transcript, pack, sample_seed, single_turn
 from experience.records import TokenBlock, Weights
 from experience.tokenizer import load_tokenizer
 from trainers.adapter_names import adapter_shapes
 
 Result = TypeVar("Result")
-
-
-def environment(spec: RolloutSpec) -> dict[str, str]:
-    """Environment variables of the worker's process; most are read when torch or vLLM is imported."""
-    variables = {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in the actor's process
-        "VLLM_USE_V2_MODEL_RUNNER": "0",  # its sampler can't be exchanged for the one of actors/sampler.py
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "PYTHONDONTWRITEBYTECODE": "",  # else every worker compiles torch and vLLM from source again
-        "OMP_NUM_THREADS": str(spec.config.threads_per_worker),
-    }
-    if spec.use_gpu:
-        return variables
-    return variables | {
-        "CUDA_VISIBLE_DEVICES": "",
-        "TORCHDYNAMO_DISABLE": "1",  # the sampler's compilation costs seconds and gains nothing
-        "VLLM_CPU_KVCACHE_SPACE": str(spec.config.kv_cache_gib),
-        "GOMP_SPINCOUNT": "0",  # threads that spin while they wait starve the other workers of the host
-        "OMP_WAIT_POLICY": "passive",
-    }
 
 
 class RolloutWorker:
@@ -73,7 +52,12 @@ class RolloutWorker:
         self._finished: list[tuple[int, list[Transcript]]] = []
         self._num_finished = 0
         self._has_news = asyncio.Event()
+        self._name = name
         stacks.listen(name)
+
+    def __repr__(self) -> str:
+        """How Ray calls it in logs and in its dashboard."""
+        return self._name
 
     async def start(self) -> StartFacts:
         """Start the engine; it has no weights yet."""
@@ -99,9 +83,24 @@ class RolloutWorker:
         contents = await fetch(weights)
         tied = await self._ask(lambda engine: engine.ties_embeddings)
         check_complete(weights, self._expected, may_miss=("lm_head.weight",) if tied else ())
-        await self._ask(lambda engine: engine.load(weights.version, tensors_of(weights, contents)))
+        await self._ask(lambda engine: engine.load(weights, contents))
         self._version = weights.version
         return weights.checksum
+
+    async def sleep(self) -> Progress:
+        """Drop what is sampled, and leave the device's memory to others; the next `load` takes it again.
+
+        Gives what was done up to then. ValueError where the engine can't.
+        """
+        if not await self._ask(lambda engine: engine.can_sleep):
+            raise ValueError("this engine can't sleep: it has no device, or rollout.colocated is not set")
+        self._version = None
+        dropped = list(self._groups.values())
+        for ticket in list(self._groups):
+            await self.release(ticket)
+        await asyncio.gather(*dropped, return_exceptions=True)
+        await self._ask(lambda engine: engine.sleep())
+        return self._progress()
 
     async def _ask(self, work: Callable[[SamplingEngine], Result]) -> Result:
         return await asyncio.wrap_future(self._engine.call(work))
@@ -129,8 +128,11 @@ class RolloutWorker:
             self._engine.abort(ids)
 
     async def _sample_group(self, request: GroupRequest) -> None:
-        episodes = (self._sample(request, index) for index in range(request.sampling.num_samples))
-        samples = await asyncio.gather(*episodes)
+        if request.sampling.beam_width:
+            samples = await self._search(request)
+        else:
+            episodes = (self._sample(request, index) for index in range(request.sampling.num_samples))
+            samples = await asyncio.gather(*episodes)
         # Not in one statement: the list is another one by the time that the samples are there.
         self._finished.append((request.ticket, samples))
         self._has_news.set()
@@ -145,6 +147,30 @@ class RolloutWorker:
             return await single_turn(request.tokens, request.sampling, self._generator(request, index))
         finally:
             self._num_finished += 1
+
+    async def _search(self, group: GroupRequest) -> list[Transcript]:
+        width, turn = group.sampling.beam_width, 0
+
+        async def expand(sequences: Sequence[NDArray[np.int32]], count: int) -> list[NextTokens]:
+            nonlocal turn
+            turn += 1
+            requests = (
+                SequenceRequest(
+                    id=f"{group.ticket}.{place}.{turn}",
+                    tokens=tokens.tolist(),
+                    max_tokens=1,
+                    temperature=1.0,
+                    seed=0,
+                    num_top=count,
+                )
+                for place, tokens in enumerate(sequences)
+            )
+            return [next_tokens(each) for each in await asyncio.gather(*map(self._complete, requests))]
+
+        try:
+            return await beam_search(group.tokens, group.sampling, self._spec.stop_token_ids, expand)
+        finally:
+            self._num_finished += width
 
     def _generator(self, group: GroupRequest, index: int) -> Generate:
         """The handle through which one episode samples."""
@@ -220,6 +246,7 @@ class RolloutWorker:
             num_unfinished=len(self._completions),
             progress=self._progress(),
             error=None if self._error is None else str(self._error),
+            engine=self._engine.stats,
             log=self._log.lines,
         )
 
@@ -243,6 +270,13 @@ def check_length(num_prompt_tokens: int, max_response_tokens: int, max_model_len
             f"a prompt of {num_prompt_tokens} tokens and a response of up to {max_response_tokens} exceed the "
             f"engine's {max_model_len}; lower data.max_prompt_tokens or rollout.sampling.max_response_tokens"
         )
+
+
+def next_tokens(completion: Completion) -> NextTokens:
+    """What an engine says of the place after a sequence, of which it was asked for one token."""
+    assert completion.top_tokens is not None and completion.top_logprobs is not None, "asked for with num_top"
+    [version] = completion.versions
+    return NextTokens(tokens=completion.top_tokens[0], logprobs=completion.top_logprobs[0], version=int(version))
 
 
 def sample_result(row: int, transcript: Transcript, text: str) -> SampleResult:

@@ -7,14 +7,27 @@ from collections.abc import Awaitable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ObjectLostError, RayError, RayTaskError
 
+from actors.engine_environment import environment
 from actors.leases import Lessee
-from actors.messages import EngineFailed, GroupRequest, Harvest, Progress, RolloutSpec, StartFacts, WorkerStatus
-from actors.rollout import RolloutWorker, environment
+from actors.messages import (
+    EngineFailed,
+    EngineStats,
+    GroupRequest,
+    Harvest,
+    Progress,
+    RolloutSpec,
+    StartFacts,
+    WorkerStatus,
+)
+from actors.names import actor_name
+from actors.placement import GPU_SHARE
+from actors.rollout import RolloutWorker
 from actors.store import FULL, StoreFull
 from experience.records import BlockHandle, Weights
 from metrics import activity
+from metrics.timeline import actor_span
 from metrics.waits import Overdue, reported, waited
 
 SECONDS_BETWEEN_LOOKS = 2.0
@@ -24,6 +37,10 @@ Reply = TypeVar("Reply")
 
 class WorkerLost(RuntimeError):
     """A rollout worker that can't serve any more. Its groups may be sampled by another one."""
+
+
+class WeightsGone(RuntimeError):
+    """Published weights that nobody has any more: the rank that published them died, or its node."""
 
 
 class WorkerHandle(Lessee):
@@ -37,19 +54,23 @@ class WorkerHandle(Lessee):
         super().__init__(name, spec.config.max_running_sequences)
         self.weights: Weights | None = None
         self.node = ""
+        self.engine = EngineStats()  # as of its last status
         self.is_draining = False
         self.is_loading = False
+        self.is_asleep = False
         self._config = spec.config
         self._log: tuple[str, ...] = ()
         self._outbox: list[GroupRequest] = []
         self._has_outbox = asyncio.Event()
+        self._is_sending = asyncio.Lock()
+        self._sampling_since: float | None = None
         self._num_assigned = 0  # samples, since the start
         # With Ray's own restarts an actor would come back without weights and unknown to its fleet.
         defaults = {"runtime_env": {"env_vars": environment(spec)}, "max_restarts": 0}
         taken = resources(spec)
         self.actor: Any = (
             ray.remote(RolloutWorker)
-            .options(**defaults, num_cpus=taken["CPU"], num_gpus=taken["GPU"], **options)
+            .options(**defaults, name=actor_name(name), num_cpus=taken["CPU"], num_gpus=taken["GPU"], **options)
             .remote(spec, name)
         )
 
@@ -61,39 +82,67 @@ class WorkerHandle(Lessee):
         return facts
 
     async def load(self, weights: Weights) -> None:
-        """Give it these weights; returns when it has proven that it holds them."""
-        self.is_loading = True
+        """Give it these weights; returns when it has proven that it holds them. WeightsGone where nobody has them."""
+        self._sampled()
+        begun, self.is_loading = time.monotonic(), True
         reply = self.actor.load.remote(weights)
-        checksum = await self._reply("loading weights", reply, self._config.start_timeout_seconds)
-        self.is_loading = False
+        try:
+            checksum = await self._reply("loading weights", reply, self._config.start_timeout_seconds)
+        finally:
+            self.is_loading = False
+        self.is_asleep = False
+        actor_span(self.name, "load", begun)
+        self._sampling_since = time.monotonic() if self.leased else None
         self.pace.begin()
         if checksum != weights.checksum:
             raise self._lost(f"loaded checksum {checksum}, published was {weights.checksum}")
         self.weights = weights
 
+    async def sleep(self) -> None:
+        """Have its engine give its device's memory to others, until the next `load`."""
+        self.weights = None
+        async with self._is_sending:  # Ray may begin calls in another order than they were made
+            reply = self.actor.sleep.remote()
+            progress: Progress = await self._reply("falling asleep", reply, self._config.start_timeout_seconds)
+        self._num_assigned, self.num_unfinished = progress.num_finished, 0
+        self.is_asleep = True
+
     @property
     def state(self) -> str:
         """In one word."""
         if self.is_draining:
-            return "draining"
+            return "leaving"
+        if self.is_asleep and not self.is_loading:
+            return "asleep"
         if self.is_loading or self.weights is None:
             return "loading"
         return "sampling" if self.leased else "idle"
 
     def assign(self, request: GroupRequest) -> None:
         """Lease a group to it; `deliver` sends it, along with others of the same moment."""
+        if not self.leased:
+            self._sampling_since = time.monotonic()
         super().assign(request)
-        self._num_assigned += request.sampling.num_samples
+        self._num_assigned += request.sampling.num_sequences
         self._outbox.append(request)
         self._has_outbox.set()
+
+    def drop(self) -> None:
+        """It goes on with none of its groups: those that were sent end with `sleep`."""
+        super().drop()
+        self._sampled()
+        num_sequences = sum(request.sampling.num_sequences for request in self._outbox)
+        self._num_assigned -= num_sequences
+        self.num_unfinished -= num_sequences
+        self._outbox.clear()
 
     def release(self, ticket: int) -> None:
         """Another worker was faster: it need not go on with this group."""
         request = self.leased.pop(ticket)
         if request in self._outbox:
             self._outbox.remove(request)
-            self._num_assigned -= request.sampling.num_samples
-            self.num_unfinished -= request.sampling.num_samples
+            self._num_assigned -= request.sampling.num_sequences
+            self.num_unfinished -= request.sampling.num_sequences
         else:
             self.actor.release.remote(ticket)
 
@@ -102,8 +151,10 @@ class WorkerHandle(Lessee):
         while True:
             await waited(self._has_outbox.wait(), what=f"groups for {self.name}", owner="sampler", seconds=math.inf)
             self._has_outbox.clear()
-            requests, self._outbox = self._outbox, []
-            await self._reply("new groups", self.actor.submit.remote(requests), self._config.progress_timeout_seconds)
+            async with self._is_sending:
+                requests, self._outbox = self._outbox, []
+                reply = self.actor.submit.remote(requests)
+                await self._reply("new groups", reply, self._config.progress_timeout_seconds)
 
     async def collect(self) -> tuple[Harvest, BlockHandle]:
         """The next finished groups, whose leases end here, and the handle of their tokens."""
@@ -111,6 +162,8 @@ class WorkerHandle(Lessee):
         harvest: Harvest = await self._reply("a finished group", reply, math.inf)  # `watch` ends it
         for group in harvest.groups:
             self.leased.pop(group.ticket, None)
+        if not self.leased:
+            self._sampled()
         self._report(harvest.progress)
         return harvest, block
 
@@ -133,7 +186,7 @@ class WorkerHandle(Lessee):
         """One look at it."""
         reply = self.actor.status.remote()
         status: WorkerStatus = await self._reply("its status", reply, self._config.progress_timeout_seconds)
-        self._log = status.log
+        self._log, self.engine = status.log, status.engine
         self._report(status.progress)
         return status
 
@@ -143,6 +196,12 @@ class WorkerHandle(Lessee):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.state}): {len(self.leased)} groups leased, {self.num_unfinished} samples unfinished"
+
+    def _sampled(self) -> None:
+        """It has nothing to sample any more, or other weights come."""
+        if self._sampling_since is not None:
+            actor_span(self.name, "sample", self._sampling_since)
+        self._sampling_since = None
 
     def _report(self, progress: Progress) -> None:
         self.num_unfinished = min(self.num_unfinished, self._num_assigned - progress.num_finished)
@@ -154,6 +213,8 @@ class WorkerHandle(Lessee):
         except RayTaskError as error:
             if isinstance(error.cause, ValueError):
                 raise ValueError(f"{self.name}: {error.cause}") from None
+            if isinstance(error.cause, ObjectLostError):
+                raise WeightsGone(f"{self._where} finds {what} gone: {one_line(error.cause)}") from None
             if isinstance(error.cause, FULL):
                 raise StoreFull(self._where) from None
             raise self._lost(str(error.cause)) from None
@@ -174,7 +235,9 @@ class WorkerHandle(Lessee):
 
 def resources(spec: RolloutSpec) -> dict[str, float]:
     """What one worker takes of its node, by Ray's names."""
-    return {"CPU": spec.config.threads_per_worker, "GPU": 1 if spec.use_gpu else 0}
+    config = spec.config
+    share = GPU_SHARE if config.colocated else config.tensor_parallel_size * config.placement.gpu_share
+    return {"CPU": config.cores_per_worker, "GPU": share if spec.use_gpu else 0}
 
 
 def one_line(error: Exception) -> str:

@@ -20,11 +20,17 @@ class SeededSampler(torch.nn.Module):
     """Stands in for vLLM's sampler of temperature-scaled logits.
 
     `rows`: the seed and the number of tokens so far of every sequence of the batch, in the rows' order.
+    `agreed`: of what every process of the engine drew, what all of them take; none where there is one process.
     """
 
-    def __init__(self, rows: Callable[[], tuple[Sequence[int], NDArray[np.integer]]]) -> None:
+    def __init__(
+        self,
+        rows: Callable[[], tuple[Sequence[int], NDArray[np.integer]]],
+        agreed: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self._rows = rows
+        self._agreed = agreed
 
     def forward(
         self, logits: torch.Tensor, generators: object, top_k: object, top_p: object
@@ -34,7 +40,8 @@ class SeededSampler(torch.nn.Module):
         seeds, positions = self._rows()
         logprobs = logits.log_softmax(dim=-1, dtype=torch.float32)
         draws = torch.from_numpy(uniform(seeds, positions)).to(logits.device)
-        return inverse_cdf(logprobs, draws), logprobs
+        tokens = inverse_cdf(logprobs, draws)
+        return tokens if self._agreed is None else self._agreed(tokens), logprobs
 
 
 def inverse_cdf(logprobs: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:

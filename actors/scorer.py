@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from actors import stacks
+from actors import stacks, telemetry
 from actors.rendezvous import ReservedAddress, set_rank_environment
 from configs.schema.rewards import RewardModelConfig
 from configs.schema.training import TrainerConfig
@@ -22,6 +22,7 @@ class ScorerSpec:
 def environment(config: RewardModelConfig, use_gpu: bool) -> dict[str, str]:
     """Environment variables of the scorer's process; most are read when torch is imported."""
     variables = {
+        **telemetry.OFF,
         "PYTHONDONTWRITEBYTECODE": "",  # else every scorer compiles torch and transformers from source again
         "OMP_NUM_THREADS": str(config.threads_per_replica),
     }
@@ -34,7 +35,12 @@ class ScorerRank:
     def __init__(self, spec: ScorerSpec, rank: int, use_gpu: bool) -> None:
         self._spec, self._rank, self._use_gpu = spec, rank, use_gpu
         self._reserved = ReservedAddress()
-        stacks.listen(f"{spec.name}-{rank}")
+        self._name = f"{spec.name}-{rank}"
+        stacks.listen(self._name)
+
+    def __repr__(self) -> str:
+        """How Ray calls it in logs and in its dashboard."""
+        return self._name
 
     def address(self) -> tuple[str, int]:
         """Where the ranks could meet, were this the first of them."""
@@ -47,7 +53,7 @@ class ScorerRank:
 
         ranks = None
         if config.ranks_per_replica > 1:
-            from trainers.zero import join_process_group
+            from trainers.zero.group import join_process_group
 
             is_local = is_single_host and not self._use_gpu
             set_rank_environment(self._rank, config.ranks_per_replica, master, is_local=is_local)

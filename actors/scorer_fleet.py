@@ -8,15 +8,16 @@ score ──► queue ──► whichever replica is idle ──► scores, in t
 import asyncio
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from ray.exceptions import RayTaskError
 
+from actors.placement import reserved
 from actors.scorer import ScorerRank, ScorerSpec
-from actors.scorer_replica import ReplicaLost, ScorerReplica
+from actors.scorer_replica import ReplicaLost, ScorerReplica, resources
 from metrics.waits import waited
 from rewards.contract import RewardError, RewardInput, RewardOutage, Score, Status
 from trainers.model_files import check_reward_model
@@ -50,13 +51,11 @@ class ScorerFleet:
 
     rank_type: type[ScorerRank] = ScorerRank
 
-    def __init__(self, spec: ScorerSpec, options: Mapping[str, Any] | None = None) -> None:
-        """`options`: Ray's options for each actor, its placement above all."""
+    def __init__(self, spec: ScorerSpec) -> None:
         path = Path(spec.model_path).expanduser()
         # Actors work in another folder.
         self._spec = replace(spec, model_path=str(path.resolve())) if path.exists() else spec
         self.replicas: dict[str, ScorerReplica] = {}  # by name
-        self._options = options or {}
         self._queue: asyncio.Queue[_Piece] = asyncio.Queue()
         self._waiting: set[_Piece] = set()
         self._lives: dict[str, asyncio.Task[None]] = {}
@@ -121,17 +120,25 @@ class ScorerFleet:
     async def _live(self, name: str, started: asyncio.Future[None]) -> None:
         """A replica's place in the fleet: what fills it is replaced when it is lost."""
         for restarts_left in reversed(range(self._spec.config.max_restarts + 1)):
-            replica = ScorerReplica(self._spec, self.rank_type, self._options, use_gpu=self._use_gpu)
+            try:
+                await self._fill(name, started)
+            except ReplicaLost as loss:
+                if restarts_left == 0:
+                    raise RewardOutage(f"{name} was lost too often; the last time: {loss}") from None
+                logger.warning("%s: %s; another takes its place", name, loss)
+
+    async def _fill(self, name: str, started: asyncio.Future[None]) -> NoReturn:
+        """One replica in a place, until it is lost (ReplicaLost). PlacementRefused where there is no room for it."""
+        config = self._spec.config
+        bundles = [resources(config, use_gpu=self._use_gpu)] * config.ranks_per_replica
+        async with reserved(f"{name} ({len(bundles)} ranks)", bundles, config.placement) as room:
+            replica = ScorerReplica(self._spec, self.rank_type, room, use_gpu=self._use_gpu)
             self.replicas[name] = replica
             try:
                 await replica.start()
                 if not started.done():
                     started.set_result(None)
                 await self._serve(replica)
-            except ReplicaLost as loss:
-                if restarts_left == 0:
-                    raise RewardOutage(f"{name} was lost too often; the last time: {loss}") from None
-                logger.warning("%s: %s; another takes its place", name, loss)
             finally:
                 self.replicas.pop(name).end()
 

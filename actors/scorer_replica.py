@@ -2,13 +2,16 @@
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from actors.names import actor_name
+from actors.placement import Room
 from actors.scorer import ScorerRank, ScorerSpec, environment
+from configs.schema.rewards import RewardModelConfig
 from metrics.waits import waited
 from rewards.contract import RewardError, RewardInput, Score
 
@@ -22,20 +25,23 @@ class ReplicaLost(Exception):
 class ScorerReplica:
     """All ranks of one replica, as the fleet sees them."""
 
-    def __init__(
-        self, spec: ScorerSpec, rank_type: type[ScorerRank], options: Mapping[str, Any], *, use_gpu: bool
-    ) -> None:
-        """`options`: Ray's options for each rank's actor, its placement above all."""
-        config = spec.config
-        defaults = {
-            "num_cpus": config.threads_per_replica,
-            "num_gpus": 1 if use_gpu else 0,
-            "runtime_env": {"env_vars": environment(config, use_gpu)},
+    def __init__(self, spec: ScorerSpec, rank_type: type[ScorerRank], room: Room, *, use_gpu: bool) -> None:
+        """`room`: with a bundle for each rank."""
+        taken = resources(spec.config, use_gpu=use_gpu)
+        options = {
+            "num_cpus": taken["CPU"],
+            "num_gpus": taken["GPU"],
+            "runtime_env": {"env_vars": environment(spec.config, use_gpu)},
             "max_restarts": 0,  # with Ray's own restarts a rank would come back without its model
         }
-        actor = ray.remote(rank_type).options(**(defaults | dict(options)))
+        actor = ray.remote(rank_type)
         self._spec = spec
-        self.ranks: list[Any] = [actor.remote(spec, rank, use_gpu) for rank in range(config.ranks_per_replica)]
+        self.ranks: list[Any] = [
+            actor.options(**options, **room.options(rank), name=actor_name(f"{spec.name}-{rank}")).remote(
+                spec, rank, use_gpu
+            )
+            for rank in range(spec.config.ranks_per_replica)
+        ]
 
     async def start(self) -> None:
         """Load the model. RewardError when it can't be used, ReplicaLost when a process ended or took too long."""
@@ -91,3 +97,8 @@ class ScorerReplica:
         finally:
             for call in calls:
                 call.cancel()
+
+
+def resources(config: RewardModelConfig, *, use_gpu: bool) -> dict[str, float]:
+    """What one rank of a replica takes of its node, by Ray's names."""
+    return {"CPU": config.threads_per_replica, "GPU": config.placement.gpu_share if use_gpu else 0}

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors.ranks import Rank, RankGroup, absolute, resolve
+from actors.rank import Rank, resolve
+from actors.ranks import RankGroup, absolute
 from experience.records import Batch, BlockHandle, Weights
 from metrics.waits import waited
 from trainers import checkpoint

@@ -9,6 +9,7 @@ This is the transport for CPUs and, by way of host memory, for GPUs. Broadcastin
 """
 
 import asyncio
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,11 @@ class TensorFacts:
     name: str
     dtype: str
     shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its values."""
+        return math.prod(self.shape) * getattr(torch, self.dtype).itemsize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +95,13 @@ def prove(weights: Weights, contents: Sequence[Sequence[Bytes]]) -> None:
 def tensors_of(weights: Weights, contents: Sequence[Sequence[Bytes]]) -> Iterator[NamedTensor]:
     """Views of the fetched bytes as tensors; they must not be written to."""
     for bucket, arrays in zip(weights.handle, contents, strict=True):
-        for facts, array in zip(bucket.facts, arrays, strict=True):
-            yield facts.name, torch.from_numpy(array).view(getattr(torch, facts.dtype)).view(facts.shape)
+        yield from tensors_in(bucket.facts, arrays)
+
+
+def tensors_in(facts: Iterable[TensorFacts], arrays: Iterable[Bytes]) -> Iterator[NamedTensor]:
+    """Those of one bucket."""
+    for fact, array in zip(facts, arrays, strict=True):
+        yield fact.name, torch.from_numpy(array).view(getattr(torch, fact.dtype)).view(fact.shape)
 
 
 def facts_of(name: str, tensor: torch.Tensor) -> TensorFacts:

@@ -42,6 +42,10 @@ class KlController(Protocol):
         """The controller for the next step, given this step's mean KL of a token."""
         ...
 
+    def tightened(self, factor: float) -> "KlController":
+        """One that lets the policy less far away; `factor`: below 1."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixedKl:
@@ -52,6 +56,10 @@ class FixedKl:
     def after(self, measured_kl: float, num_sequences: int) -> "FixedKl":
         """Itself."""
         return self
+
+    def tightened(self, factor: float) -> "FixedKl":
+        """With the coefficient divided by the factor."""
+        return replace(self, coef=self.coef / factor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +74,10 @@ class AdaptiveKl:
         """coef * (1 + error * n / horizon), with the relative error clipped to 20 %."""
         error = min(max(measured_kl / self.target - 1, -_MAX_ERROR), _MAX_ERROR)
         return replace(self, coef=self.coef * (1 + error * num_sequences / self.horizon))
+
+    def tightened(self, factor: float) -> "AdaptiveKl":
+        """With the target multiplied by the factor; the coefficient follows by itself."""
+        return replace(self, target=self.target * factor)
 
 
 def kl_controller(algorithm: Algorithm) -> KlController:

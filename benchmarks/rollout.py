@@ -1,6 +1,6 @@
 """How long a rollout worker takes to start, to sample and to take new weights, against bare vLLM.
 
-OMP_NUM_THREADS=1 python -m benchmarks.rollout [--prompts 64] [--samples 8] [--tokens 24]
+OMP_NUM_THREADS=1 python -m benchmarks.rollout [--prompts 64] [--samples 8] [--tokens 24] [--devices 1]
 """
 
 import argparse
@@ -19,9 +19,9 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from actors import weights
+from actors.engine_environment import environment
 from actors.fleet import RolloutFleet
 from actors.messages import RolloutSpec
-from actors.rollout import environment
 from configs.schema.model import TokenizerConfig
 from configs.schema.rollout import RolloutConfig
 from experience.records import Prompt, Sampling
@@ -71,14 +71,15 @@ def make_policy(folder: Path, size: str) -> Qwen3ForCausalLM:
     return model
 
 
-def spec_of(folder: Path) -> RolloutSpec:
+def spec_of(folder: Path, num_devices: int) -> RolloutSpec:
     """One worker; no token ends a response, so that every run samples the same number."""
-    return RolloutSpec(model_path=str(folder), config=RolloutConfig(), max_model_len=128, stop_token_ids=())
+    config = RolloutConfig(tensor_parallel_size=num_devices)
+    return RolloutSpec(model_path=str(folder), config=config, max_model_len=128, stop_token_ids=())
 
 
 async def measure(folder: Path, model: torch.nn.Module, args: argparse.Namespace) -> None:
     """Print the start's parts, the seconds of some loads, and tokens a second of some batches."""
-    fleet = RolloutFleet(spec_of(folder))
+    fleet = RolloutFleet(spec_of(folder, args.devices))
     begin = time.monotonic()
     await fleet.start()
     print(f"start {time.monotonic() - begin:.1f} s: {fleet.facts['rollout-0']}")
@@ -110,6 +111,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--devices", type=int, default=1, help="of the engine; bare vLLM has one")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["1M"])
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
@@ -118,7 +120,7 @@ def main() -> None:
             model = make_policy(folder, size)
             print(f"{size}: {sum(parameter.numel() for parameter in model.parameters()):,} parameters")
             command = [sys.executable, "-c", BARE, *map(str, (args.prompts, args.samples, args.tokens, folder))]
-            subprocess.run(command, env=dict(os.environ) | environment(spec_of(folder)), check=True)
+            subprocess.run(command, env=dict(os.environ) | environment(spec_of(folder, 1)), check=True)
             ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
             asyncio.run(measure(folder, model, args))
             ray.shutdown()

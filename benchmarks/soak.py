@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from tests.cluster.soak import GROUP_SIZE, PROMPTS_PER_STEP, Soak, make_run, soak
+from tests.cluster.small_runs import GROUP_SIZE, PROMPTS_PER_STEP
+from tests.cluster.soak import Soak, make_soaked_run, soak
 
 
 def exported(done: Soak) -> dict[str, torch.Tensor]:
@@ -28,7 +29,7 @@ def main(kills: int, steps: int, seed: int) -> None:
         for name, count in (("killed", kills), ("alone", 0)):
             folder = Path(root, name)
             folder.mkdir()
-            make_run(folder, steps)
+            make_soaked_run(folder, steps)
             begin = time.monotonic()
             runs[name] = soak(folder, num_kills=count, seed=seed, seconds=3600)
             print(f"{name}: {time.monotonic() - begin:.0f} s, ended with {runs[name].codes}", flush=True)

@@ -11,7 +11,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from configs.dump import dump_run, flow
-from configs.keys import STAGES, Key, all_keys, stages_with
+from configs.keys import ALL_STAGES, STAGES, Key, all_keys, stages_with
 from configs.load import load_run
 
 _PIPE_WIDTH = 160  # of the table where there is no terminal to measure
@@ -30,7 +30,7 @@ def config(
     if not console.is_terminal:
         console = Console(width=_PIPE_WIDTH)
     if schema:
-        console.print(_schema_table(all_keys()))
+        console.print(_schema_table(all_keys(ALL_STAGES)))
         return
     if recipe is None:
         raise typer.BadParameter("name a recipe, or ask for --schema")
@@ -44,10 +44,10 @@ def config(
 def _schema_table(keys: Mapping[str, Key]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("key", "value", "default", "meaning"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "key")
     for key in keys.values():
-        stages = stages_with(key.path)
-        only = f" ({', '.join(stages)} only)" if len(stages) < len(STAGES) else ""
+        is_of_all = len(stages_with(key.path)) == len(STAGES)
+        only = "" if is_of_all else f" ({', '.join(stages_with(key.path, ALL_STAGES))} only)"
         style = "bold cyan" if key.is_section else "cyan"
         table.add_row(f"[{style}]{escape(key.path)}[/]", _value(key), _default(key), escape(key.description + only))
     return table

@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cluster.exit_codes import STOPPED_RESUMABLE
+
 if TYPE_CHECKING:  # importing the cluster takes a second
     from cluster.outcome import Outcome
 
@@ -38,7 +40,7 @@ def demo(
             outcome = launch(load_run(RECIPES / f"{stage}.yaml", overrides))
             outcomes[stage] = outcome, time.monotonic() - stage_begun
             if not outcome.is_finished:
-                raise typer.Exit(75)
+                raise typer.Exit(STOPPED_RESUMABLE)
     console.print(_accuracy(outcomes["grpo"][0]))
     console.print(_times(outcomes, time.monotonic() - begun))
     console.print(f"everything is in {folder.resolve()}")

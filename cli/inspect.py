@@ -86,8 +86,8 @@ def _chosen(data: "RunData", step: int | None, sample_id: str | None, num: int, 
 
 
 def _panel(sample: "Sample", colouring: "Colouring", tokenizer: "Tokenizer | None") -> Panel:
+    from metrics.text import one_line, visible
     from reports.sample_view import facts
-    from reports.text import one_line, visible
     from reports.tokens import pieces
 
     table = Table.grid(padding=(0, 2))

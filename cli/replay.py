@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cli.trust import TrustCheckpoint
+
 TOLERANCE = 1e-5  # relative; the same machine and recipe give the same digits on a CPU
 
 console = Console()
@@ -17,6 +19,7 @@ def replay(
     run: Annotated[Path, typer.Argument(help="a run's folder")],
     step: Annotated[int, typer.Argument(help="which of its steps; the checkpoint before it must have been kept")],
     overrides: Annotated[list[str] | None, typer.Argument(help="settings to change, as dotted.key=value")] = None,
+    trust_checkpoint: TrustCheckpoint = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
 ) -> None:
     """Recompute a step's advantages, loss and gradient norm, and compare them with what was logged.
@@ -26,7 +29,7 @@ def replay(
     """
     from cluster.replay import replay as replay_step  # takes seconds
 
-    result = replay_step(run, step, overrides or [])
+    result = replay_step(run, step, overrides or [], on_trust=trust_checkpoint)
     differences = result.differences(TOLERANCE)
     if as_json:
         console.print_json(json.dumps({"logged": dict(result.logged), "replayed": dict(result.replayed)}))

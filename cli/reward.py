@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from configs.schema.rewards import RewardPoolConfig, RewardSpec
+from metrics.text import visible
 from rewards.builtin import BUILTINS
 from rewards.contract import RewardError, RewardInput, Scorer
 from rewards.pool import RewardPool
@@ -190,7 +191,7 @@ def _write_rows(trial: Trial, path: Path) -> None:
         for verdict in trial.verdicts:
             score = verdict.score
             row = {"id": verdict.id, "value": score.value, "status": score.status.value, "detail": score.detail}
-            lines.write(json.dumps({**row, "seconds": round(verdict.seconds, 6)}, ensure_ascii=False) + "\n")
+            lines.write(json.dumps({**row, "seconds": round(verdict.seconds, 6)}) + "\n")
 
 
 def _show(summary: Mapping[str, Any], console: Console) -> None:
@@ -199,7 +200,7 @@ def _show(summary: Mapping[str, Any], console: Console) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, text in _lines(summary):
-        table.add_row(name, text)
+        table.add_row(name, visible(text))
     console.print(table, markup=False)
 
 

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from metrics.waits import waited
+from metrics.whole_file import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -146,9 +147,8 @@ def _answer_of(request: Path) -> Path:
 
 def _write(path: Path, text: str) -> None:
     """Whole or not at all for whoever reads it."""
-    draft = path.with_suffix(".draft")
-    draft.write_text(text + "\n")
-    draft.replace(path)
+    with whole_file(path) as draft:
+        draft.write_text(text + "\n")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

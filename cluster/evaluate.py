@@ -1,9 +1,11 @@
-"""Evaluating a checkpoint: rollout workers alone, no trainer."""
+"""Evaluating checkpoints: rollout workers, and a reward model where one is asked; no trainer."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 import ray
@@ -13,88 +15,154 @@ from safetensors import safe_open
 from actors import weights
 from actors.fleet import RolloutFleet
 from actors.messages import RolloutSpec
-from cluster.inputs import context_length, reward_examples
+from actors.placement import PlacementRefused
+from cluster.evaluation_inputs import EvaluationRequest, Examinee, examinees, judging
+from cluster.inputs import reward_examples
+from cluster.learned_rewards import LearnedRewards
 from cluster.session import ray_session
-from configs.schema import (
-    ClusterConfig,
-    DataConfig,
-    ModelConfig,
-    RewardPoolConfig,
-    RewardSpec,
-    RolloutConfig,
-)
-from experience.dataset import load_dataset
-from experience.prompts import PromptTable, eval_prompts
-from experience.records import Prompt, Sampling, Weights
-from experience.tokenizer import load_tokenizer, stop_token_ids
+from configs.schema import RewardModelConfig, RewardPoolConfig, RewardSpec
+from experience.records import Sampling, Weights
+from rewards.contract import RewardError, RewardOutage
+from rewards.marked import Reading, reading_of
 from rewards.pool import RewardPool
-from trainers.evaluation import Answers, answer
-from trainers.model_files import check_model
+from trainers.benchmark import Judges, Measured, respond, with_scores
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationRequest:
-    """What to evaluate on what. `num_samples`: sampled responses a prompt, beside the greedy one; 0: greedy alone."""
+class ModelAnswers:
+    """What one model answered to every data set. `checksum`: of the weights that were sampled from."""
 
-    model: ModelConfig
-    data: DataConfig
-    rollout: RolloutConfig
-    rewards: tuple[RewardSpec, ...]
-    num_prompts: int
-    num_samples: int
-    seed: int = 0
-    cluster: ClusterConfig
+    path: str
+    checksum: str
+    sets: Sequence[Measured]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationResult:
-    """The greedy responses, and the sampled ones where they were asked for."""
-
-    greedy: Answers
-    sampled: Answers | None
-
-
-def evaluate(request: EvaluationRequest) -> EvaluationResult:
+def evaluate(request: EvaluationRequest) -> list[ModelAnswers]:
     """Sample and score held-out prompts. ValueError, in one line, for anything wrong in the request."""
-    assert request.model.path is not None
-    check_model(request.model)
-    return asyncio.run(_evaluate(request, Path(request.model.path).resolve()))
+    reading = reading_of(request.rewards[0].use, request.marker)
+    if reading is None and request.num_samples > 1:
+        logger.warning(
+            "maj@k is left out: nothing says where the responses that %s judges mark their answers; give --marker",
+            request.rewards[0].use,
+        )
+    return asyncio.run(_evaluate(request, reading, examinees(request)))
 
 
-async def _evaluate(request: EvaluationRequest, folder: Path) -> EvaluationResult:
-    assert request.data.train is not None
-    tokenizer = load_tokenizer(folder)
-    table = PromptTable(load_dataset(request.data.train), tokenizer, request.data)
-    prompts = eval_prompts(table, request.num_prompts)
-    response = request.rollout.sampling.max_response_tokens
-    longest = _longest_sequence(request.model, prompts, response)
+async def _evaluate(
+    request: EvaluationRequest, reading: Reading | None, models: Sequence[Examinee]
+) -> list[ModelAnswers]:
+    learned = LearnedRewards(_scorer_specs(request), RewardModelConfig())
+    for fleet in learned.fleets.values():
+        fleet.check(())
     async with AsyncExitStack() as stack:
-        pool = RewardPool(request.rewards, RewardPoolConfig())
-        stack.callback(pool.close)
-        pool.start(reward_examples(prompts[:2]))
-        stack.enter_context(ray_session(request.cluster, num_cpus=request.rollout.num_workers))
-        spec = RolloutSpec(
-            model_path=str(folder),
-            config=request.rollout,
-            max_model_len=longest,
-            stop_token_ids=stop_token_ids(tokenizer),
-            use_gpu=ray.cluster_resources().get("GPU", 0) > 0,
+        judges = Judges(
+            rewards=await _rewards(request, models[0], stack),
+            reading=reading,
+            same=_same_answers(request, reading, stack),
         )
-        fleet = RolloutFleet(spec)
-        stack.push_async_callback(fleet.close)
+        rollout = request.rollout
+        num_cpus = max(rollout.num_workers * rollout.cores_per_worker, learned.num_cpus)
+        stack.enter_context(ray_session(request.cluster, num_cpus=num_cpus))
+        answers = []
+        for _, alike in groupby(models, key=lambda model: model.kind):
+            async with _fleet(request, same_kind := list(alike)) as fleet:
+                answers += [await _answers(request, judges, fleet, model) for model in same_kind]
+        stack.push_async_callback(learned.close)
+        use_gpu = ray.cluster_resources().get("GPU", 0) > 0
+        return await scored(answers, learned, use_gpu=use_gpu) if request.reward_model else answers
+
+
+async def scored(answers: Sequence[ModelAnswers], learned: LearnedRewards, *, use_gpu: bool) -> list[ModelAnswers]:
+    """The same with the reward model's scores. It starts when the sampling is over: one device is enough for both.
+
+    Where it fails, what was sampled is not lost: the answers are returned as they are, and an error is logged.
+    """
+    try:
+        await learned.start(use_gpu=use_gpu)
+        [scorer] = learned.fleets.values()
+        return [replace(m, sets=[await with_scores(measured, scorer) for measured in m.sets]) for m in answers]
+    except (RewardError, RewardOutage, PlacementRefused) as error:
+        logger.error("the reward model failed, and its numbers are left out: %s", error)
+        return list(answers)
+
+
+async def _answers(request: EvaluationRequest, judges: Judges, fleet: RolloutFleet, model: Examinee) -> ModelAnswers:
+    """One model's answers. All data sets are sampled at once, so that no worker idles at the end of each."""
+    published = weights_on_disk(model.folder)
+    await fleet.load(published)
+    sets = await asyncio.gather(*(_measured(request, judges, fleet, model, name) for name in model.prompts))
+    return ModelAnswers(path=model.path, checksum=published.checksum, sets=sets)
+
+
+async def _measured(
+    request: EvaluationRequest, judges: Judges, fleet: RolloutFleet, model: Examinee, name: str
+) -> Measured:
+    prompts, samplings = model.prompts[name], _samplings(request)
+    parts = await asyncio.gather(*(respond(fleet, judges, prompts, sampling) for sampling in samplings.values()))
+    return Measured(name=name, prompts=prompts, **dict(zip(samplings, parts, strict=True)))
+
+
+def _samplings(request: EvaluationRequest) -> dict[str, Sampling]:
+    """By kind of response, as `Measured` has them."""
+    longest = request.rollout.sampling.max_response_tokens
+    greedy = Sampling(num_samples=1, max_response_tokens=longest, temperature=0.0, seed=request.seed)
+    found = {"greedy": greedy}
+    if request.num_samples:
+        temperature = request.rollout.sampling.temperature
+        found["sampled"] = replace(greedy, num_samples=request.num_samples, temperature=temperature)
+    if request.beam_width:
+        found["beam"] = replace(greedy, beam_width=request.beam_width)
+    return found
+
+
+async def _rewards(request: EvaluationRequest, model: Examinee, stack: AsyncExitStack) -> RewardPool:
+    """What judges responses, tried on two rows of every data set. RewardError where it can't judge them."""
+    pool = RewardPool(judging(request), RewardPoolConfig())
+    stack.callback(pool.close)
+    first, *others = model.prompts
+    pool.start(reward_examples(model.prompts[first][:2]))
+    for name in others:
+        for score in await pool.score(reward_examples(model.prompts[name][:2])):
+            if score.status.is_failure:
+                raise RewardError(f"{name}: a trial call of the reward on one of its rows failed: {score.detail}")
+    return pool
+
+
+def _same_answers(request: EvaluationRequest, reading: Reading | None, stack: AsyncExitStack) -> RewardPool | None:
+    """Who says which answers are the same value; None where the same text alone counts, or nothing is sampled."""
+    if reading is None or not reading.is_mathematical or request.num_samples < 2:
+        return None
+    spec = RewardSpec(use="same_answer", args={"is_whole": reading.marker != "raw"})
+    pool = RewardPool((spec,), RewardPoolConfig())
+    stack.callback(pool.close)
+    pool.start()
+    return pool
+
+
+def _scorer_specs(request: EvaluationRequest) -> list[RewardSpec]:
+    return (
+        [] if request.reward_model is None else [RewardSpec(use=f"model:{request.reward_model}", name="reward_model")]
+    )
+
+
+@asynccontextmanager
+async def _fleet(request: EvaluationRequest, models: Sequence[Examinee]) -> AsyncIterator[RolloutFleet]:
+    """Rollout workers for models of one kind, without weights."""
+    spec = RolloutSpec(
+        model_path=str(models[0].folder),
+        config=request.rollout,
+        max_model_len=max(model.longest_sequence for model in models),
+        stop_token_ids=models[0].stop_token_ids,
+        use_gpu=ray.cluster_resources().get("GPU", 0) > 0,
+    )
+    fleet = RolloutFleet(spec)
+    try:
         await fleet.start()
-        await fleet.load(weights_on_disk(folder))
-        sampling = Sampling(num_samples=1, max_response_tokens=response, temperature=0.0, seed=request.seed)
-        greedy = await answer(fleet, pool, prompts, sampling)
-        if not request.num_samples:
-            return EvaluationResult(greedy=greedy, sampled=None)
-        sampling = Sampling(
-            num_samples=request.num_samples,
-            max_response_tokens=response,
-            temperature=request.rollout.sampling.temperature,
-            seed=request.seed,
-        )
-        return EvaluationResult(greedy=greedy, sampled=await answer(fleet, pool, prompts, sampling))
+        yield fleet
+    finally:
+        await fleet.close()
 
 
 def weights_on_disk(folder: Path) -> Weights:
@@ -106,15 +174,3 @@ def _file_buckets(folder: Path) -> Iterator[Sequence[tuple[str, torch.Tensor]]]:
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             yield [(name, tensors.get_tensor(name)) for name in tensors.keys()]  # noqa: SIM118
-
-
-def _longest_sequence(model: ModelConfig, prompts: Sequence[Prompt], max_response_tokens: int) -> int:
-    """Tokens of the longest prompt with the longest response. ValueError when the model can't hold them."""
-    prompt = max(len(prompt.tokens) for prompt in prompts)
-    longest, limit = prompt + max_response_tokens, context_length(model)
-    if limit is not None and longest > limit:
-        raise ValueError(
-            f"the longest prompt has {prompt} tokens; with --max-response-tokens={max_response_tokens} that makes "
-            f"{longest}, and the model at {model.path} takes {limit}; lower it to {max(limit - prompt, 0)}"
-        )
-    return longest

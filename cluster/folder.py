@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from configs.dump import dump_run
-from configs.schema import BaseRun, Run
+from configs.schema import NamedStage, Run
+from trainers.private_files import private_files
+
+LOCK = "lock"
 
 
 class RunFolder:
     """`output_dir/name/`, with absolute paths, since actors work in another folder."""
 
-    def __init__(self, run: BaseRun) -> None:
+    def __init__(self, run: NamedStage) -> None:
         self.path = Path(run.output_dir).resolve() / run.name
         self.checkpoints = self.path / "checkpoints"
         self.trajectories = self.path / "trajectories"
@@ -27,6 +30,7 @@ class RunFolder:
         self.config = self.path / "config.yaml"
         self.plan = self.path / "plan.txt"
         self.status = self.path / "status.json"
+        self.log = self.path / "run.log"
         self.timeline = self.path / "timeline.json"  # opens in Perfetto
 
     def __str__(self) -> str:
@@ -39,8 +43,9 @@ class RunFolder:
         Raises ValueError when another run owns it, or when it holds an earlier run and `resume` is not set.
         """
         self._check_is_fresh(resume)
+        self._check_no_link()
         self._make()
-        with _locked(self.path / "lock"):
+        with private_files(), locked(self.path / LOCK):
             yield
 
     def _check_is_fresh(self, resume: bool) -> None:
@@ -50,6 +55,16 @@ class RunFolder:
             f"{self.path} holds an earlier run; go on with it (--resume), choose another name (name=...), "
             f"or delete the folder"
         )
+
+    def _check_no_link(self) -> None:
+        """What stands in the folder is written to, replaced and removed: through a link, it would be somewhere else."""
+        children = [place for place in vars(self).values() if place != self.path]
+        for place in (self.path, *children, self.path / LOCK):
+            if place.is_symlink():
+                raise ValueError(
+                    f"{place}: a symbolic link, through which a run would write elsewhere; remove it, and set "
+                    "output_dir to where the run is to be"
+                )
 
     def _make(self) -> None:
         try:
@@ -74,8 +89,20 @@ class RunFolder:
             )
 
 
+def has_owner(folder: Path) -> bool:
+    """Whether a run that goes on, on whatever machine, holds this run's folder."""
+    try:
+        with (folder / LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+
+
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Holds the lock file inside; the system lets go of it when the process ends, however it ends."""
     with path.open("a+") as file:
         try:

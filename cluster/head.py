@@ -6,11 +6,11 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Final
 
 import ray
 
-STOPPED_RESUMABLE: Final = 75
+from cluster.exit_codes import STOPPED_RESUMABLE
+
 _SECONDS_BETWEEN_LOOKS = 2.0
 _MISSES = 4  # in a row
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.folder import RunFolder
-from configs.schema import BaseRun, DataConfig, MixConfig, ModelConfig, RlRun, Run, SftRun
+from configs.schema import BaseRun, DataConfig, MixConfig, ModelConfig, RlRun, Run, SamplesStage, SftRun
 from experience.arithmetic import write_arithmetic
 from experience.checks import GoldPolicy
 from experience.countdown import write_countdown
@@ -41,7 +41,7 @@ def data_sources(config: DataConfig, folder: RunFolder) -> tuple[str, str | None
     return str(train), str(held_out)
 
 
-def trained_tokenizer(run: Run) -> "PreTrainedTokenizerBase":
+def trained_tokenizer(run: Run | SamplesStage) -> "PreTrainedTokenizerBase":
     """The tokenizer of the checkpoint that a run starts from."""
     assert run.model.path is not None
     return load_tokenizer(
@@ -50,7 +50,7 @@ def trained_tokenizer(run: Run) -> "PreTrainedTokenizerBase":
 
 
 def prompt_tables(
-    run: RlRun, tokenizer: "PreTrainedTokenizerBase", folder: RunFolder
+    run: RlRun | SamplesStage, tokenizer: "PreTrainedTokenizerBase", folder: RunFolder
 ) -> tuple[PromptTable, PromptTable | None]:
     """Training and held-out prompts; a warning when they overlap."""
     train_source, held_out_source = data_sources(run.data, folder)
@@ -82,16 +82,17 @@ def make_mixer(
     )
 
 
-def _gold_policy(run: RlRun, dataset: Dataset, folder: RunFolder) -> GoldPolicy:
+def _gold_policy(run: RlRun | SamplesStage, dataset: Dataset, folder: RunFolder) -> GoldPolicy:
     """Golds are needed where a reward compares with them, and must then be such as it can read."""
     column = run.data.answer_column
+    scorers = run.all_scorers if isinstance(run, RlRun) else run.rewards
     if column not in dataset.table.column_names or run.data.train is None:
-        return GoldPolicy(required=needs_golds(run.rewards))
+        return GoldPolicy(required=needs_golds(scorers))
     golds = [str(gold) for gold in dataset.table[column].unique().to_pylist() if gold is not None]
     items = [RewardInput(prompt="", response="", answer=gold) for gold in golds]
-    complaints = {golds[row]: reason for row, reason in unreadable_golds(items, run.rewards, run.reward_pool).items()}
+    complaints = {golds[row]: reason for row, reason in unreadable_golds(items, scorers, run.reward_pool).items()}
     return GoldPolicy(
-        required=needs_golds(run.rewards), check=complaints.get, report=folder.path / "unreadable_golds.jsonl"
+        required=needs_golds(scorers), check=complaints.get, report=folder.path / "unreadable_golds.jsonl"
     )
 
 

@@ -15,7 +15,7 @@ def best_rule(run: BaseRun) -> BestRule | None:
     metric = config.best_metric or _natural(run)
     if metric not in BETTER:
         raise ValueError(f"checkpoint.best_metric={metric!r}: choose one of {', '.join(sorted(BETTER))}")
-    key, every = _evaluation(run)
+    key, every = _evaluation(run, metric)
     if not every or not config.every_steps:
         raise ValueError(
             f"checkpoint.keep_best={config.keep_best}: only the last step is both evaluated and saved; set {key} and "
@@ -26,12 +26,16 @@ def best_rule(run: BaseRun) -> BestRule | None:
 
 def _natural(run: BaseRun) -> str:
     if isinstance(run, RlRun):
-        return "eval/accuracy"
+        return "eval/accuracy" if run.guard is None else "guard/gold"
     return "eval/preference_accuracy" if isinstance(run, RewardModelRun | DpoRun) else "eval/loss"
 
 
-def _evaluation(run: BaseRun) -> tuple[str, int]:
-    """The key that says how often is evaluated, and its value."""
+def _evaluation(run: BaseRun, metric: str) -> tuple[str, int]:
+    """The key that says how often this metric is measured, and its value."""
+    if metric.startswith("guard/"):
+        if not isinstance(run, RlRun) or run.guard is None:
+            raise ValueError(f"checkpoint.best_metric={metric}: no guard measures it; set guard, or another metric")
+        return "guard.every_steps", run.guard.every_steps
     if isinstance(run, RlRun):
         return "evaluation.every_steps", run.evaluation.every_steps
     assert isinstance(run, SupervisedRun)

@@ -11,9 +11,10 @@ from configs.schema import RewardModelConfig, RewardSpec
 class LearnedRewards:
     """All reward models of a recipe; none of them holds a process before `start`."""
 
-    def __init__(self, rewards: Sequence[RewardSpec], config: RewardModelConfig) -> None:
+    def __init__(self, rewards: Sequence[RewardSpec], config: RewardModelConfig, *, prefix: str = "") -> None:
+        """`prefix`: of the processes' names, where two lists may hold the same label."""
         self.fleets = {
-            spec.label: ScorerFleet(ScorerSpec(name=spec.label, model_path=spec.model_path, config=config))
+            spec.label: ScorerFleet(ScorerSpec(name=prefix + spec.label, model_path=spec.model_path, config=config))
             for spec in rewards
             if spec.model_path is not None
         }

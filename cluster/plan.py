@@ -12,17 +12,19 @@ from cluster.plan_advice import device_problems
 from cluster.plan_holdings import RolePlan, cache_bytes, longest_sequence, role_plans
 from cluster.plan_machines import Machines
 from cluster.plan_memory import BYTES
-from cluster.plan_roles import Seat, missing, roles_of, seats_of
+from cluster.plan_roles import roles_of
+from cluster.plan_seats import Seat, missing, seats_of
 from cluster.plan_sizes import ModelSizes, read_sizes
 from cluster.plan_speed import Assumptions, SpeedModel, StepSpeed
 from configs.schema import RlRun, Run
+from trainers.model_files import check_devices
 
 _GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speeds:
-    """A step of the run as it stands, and of other layouts of the same recipe."""
+    """A step of the run as it stands, and of other layouts of the same recipe; `now` may be `colocated`."""
 
     tokens: int
     training_flops: float
@@ -57,6 +59,7 @@ def make_plan(run: Run, machines: Machines, assumed: Assumptions | None = None) 
     problems = [*missing(roles, seats, machines), *device_problems(run, algorithm, sizes, machines, plans)]
     speeds = None
     if isinstance(run, RlRun):
+        problems += _uneven_engines(run, sizes)
         assert algorithm is not None
         speeds = _speeds(run, algorithm, sizes, machines, assumed)
     return Plan(
@@ -70,6 +73,13 @@ def make_plan(run: Run, machines: Machines, assumed: Assumptions | None = None) 
         speeds=speeds,
         problems=tuple(problems) + tuple(_host_problems(plans, machines)),
     )
+
+
+def _uneven_engines(run: RlRun, sizes: ModelSizes) -> Iterator[str]:
+    try:
+        check_devices(sizes.num_attention_heads, sizes.num_key_value_heads, run.rollout.tensor_parallel_size)
+    except ValueError as error:
+        yield str(error)
 
 
 def _host_problems(plans: Sequence[RolePlan], machines: Machines) -> Iterator[str]:
@@ -88,13 +98,14 @@ def _host_problems(plans: Sequence[RolePlan], machines: Machines) -> Iterator[st
 
 def _speeds(run: RlRun, algorithm: Algorithm, sizes: ModelSizes, machines: Machines, assumed: Assumptions) -> Speeds:
     model = speed_model(run, algorithm, sizes, machines, assumed)
-    workers = run.rollout.num_workers
+    workers, is_colocated = run.rollout.num_workers, run.rollout.colocated
+    factors = (1, 2) if is_colocated else (2, 4)
     return Speeds(
         tokens=model.tokens,
         training_flops=model.training_flops,
-        now=model.apart(workers),
+        now=model.colocated() if is_colocated else model.apart(workers),
         colocated=model.colocated(),
-        more_workers=tuple(model.apart(count) for count in (2 * workers, 4 * workers)),
+        more_workers=tuple(model.apart(factor * workers) for factor in factors),
     )
 
 

@@ -9,6 +9,7 @@ from cluster.plan_machines import Machines
 from cluster.plan_roles import Role, roles_of
 from cluster.plan_sizes import ModelSizes
 from configs.schema import RlRun, Run
+from trainers.model_files import are_divisible
 
 _GIB = 2**30
 
@@ -45,7 +46,7 @@ def device_problems(
         )
         changes: list[Change] = []
         found = run
-        for change in changes_for(run, plan.role):
+        for change in changes_for(run, plan.role, sizes):
             changes = [other for other in changes if other.key != change.key] + [change]
             found = change.applied(found)
             again = role_plans(found, algorithm, sizes, machines, roles_of(found, algorithm))
@@ -56,11 +57,11 @@ def device_problems(
             yield f"{lead}, and that is not enough either: {' '.join(map(str, changes))}; larger devices are needed"
 
 
-def changes_for(run: Run, role: Role) -> Iterator[Change]:
+def changes_for(run: Run, role: Role, sizes: ModelSizes) -> Iterator[Change]:
     """What saves memory of the role and is not done yet, cheapest first; they add up."""
     if role.name == "rollout":
         assert isinstance(run, RlRun)
-        yield from _engine_changes(run)
+        yield from _engine_changes(run, sizes)
     elif role.name == "reward model":
         yield from (Change(section="reward_model", key="ranks_per_replica", value=value) for value in (2, 4, 8))
     else:
@@ -68,11 +69,21 @@ def changes_for(run: Run, role: Role) -> Iterator[Change]:
         yield from (_policy_changes(run) if role.name == "policy" else _beside_changes(role))
 
 
-def _engine_changes(run: RlRun) -> Iterator[Change]:
+def _engine_changes(run: RlRun, sizes: ModelSizes) -> Iterator[Change]:
     if run.rollout.dtype == "float32":
         yield Change(section="rollout", key="dtype", value="bfloat16")
-    if run.rollout.gpu_memory_utilization < 0.92:
+    if run.rollout.colocated:
+        shares = (share for share in (0.8, 0.7, 0.6, 0.5) if share < run.rollout.gpu_memory_utilization)
+        yield from (Change(section="rollout", key="gpu_memory_utilization", value=share) for share in shares)
+    elif run.rollout.gpu_memory_utilization < 0.92:
         yield Change(section="rollout", key="gpu_memory_utilization", value=0.92)
+    if run.rollout.colocated or run.rollout.lora_sync == "adapter":  # not together with several devices
+        return
+    for size in (2, 4, 8):
+        if size > run.rollout.tensor_parallel_size and are_divisible(
+            sizes.num_attention_heads, sizes.num_key_value_heads, size
+        ):
+            yield Change(section="rollout", key="tensor_parallel_size", value=size)
 
 
 def _pass_changes(run: Run) -> Iterator[Change]:

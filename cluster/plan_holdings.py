@@ -13,7 +13,8 @@ from configs.schema import DpoRun, PreferenceRun, RlRun, Run, SupervisedRun
 
 _GIB = 2**30
 _ENGINE_OVERHEAD = 3 * _GIB // 2  # of a GPU: activations and CUDA graphs of an engine (assumed)
-_ALLOCATOR_FACTOR = 1.75  # glibc's malloc keeps what tensors gave back: 1.53 to 1.76 measured (benchmarks/plan.md)
+_ALLOCATOR_FACTOR = 1.65  # of tensors, with what malloc keeps: 1.38 to 1.95 measured (benchmarks/plan.md)
+_CONTEXT = _GIB  # CUDA's own, of a rank that waits beside an engine (assumed)
 _MOVED_BUCKET = 1 << 28  # of weights on their way
 
 
@@ -58,7 +59,7 @@ def role_plans(
     }
     if isinstance(run, RlRun):
         planners |= {
-            "rollout": lambda role: _engine(run, sizes, machines, role),
+            "rollout": lambda role: _engine(run, sizes, machines, role, rank_planner.staying),
             "reward model": lambda role: _reward_models(run, machines, role),
         }
     return [planners[role.name](role) for role in roles]
@@ -70,6 +71,7 @@ class _RankPlanner:
     def __init__(self, run: Run, algorithm: Algorithm | None, sizes: ModelSizes, machines: Machines) -> None:
         self._run, self._algorithm, self._sizes, self._machines = run, algorithm, sizes, machines
         self._needs_reference = isinstance(run, DpoRun) or (algorithm is not None and algorithm.needs_reference)
+        self._needs_reference |= isinstance(run, RlRun) and run.measures_kl
 
     def policy(self, role: Role) -> RolePlan:
         """With the reference and the critic where these have no ranks of their own."""
@@ -102,6 +104,17 @@ class _RankPlanner:
         assert isinstance(self._run, RlRun)
         share = self._share(role.num_processes, self._run.critic.zero_stage, is_trained=True)
         return self._plan(role, trained_phases("critic", share, self._pass(), self._num_passes, {}), [share])
+
+    @property
+    def staying(self) -> int:
+        """Bytes that stay on a rank's GPU while an engine there samples: weights of the policy and the critic."""
+        run = self._run
+        if not isinstance(run, RlRun) or not run.rollout.colocated:
+            return 0
+        held = self._share(run.trainer.num_ranks, run.trainer.zero_stage, is_trained=True).weights
+        if self._needs_critic and not run.critic.num_ranks:
+            held += self._share(run.trainer.num_ranks, run.critic.zero_stage, is_trained=True).weights
+        return held + _CONTEXT
 
     @property
     def _needs_critic(self) -> bool:
@@ -156,7 +169,7 @@ class _RankPlanner:
         return -(-sequences * longest_sequence(run) // budget)
 
     def _plan(self, role: Role, phases: list[Phase], shares: Sequence[Share]) -> RolePlan:
-        capacity = self._machines.gpu_memory
+        capacity = _share_of(self._machines.gpu_memory, role)
         offloaded = sum(share.offloaded for share in shares)
         peak = max(phase.total for phase in phases)
         moving = min(_MOVED_BUCKET, shares[0].sizes.num_parameters * BYTES[shares[0].dtype])
@@ -168,8 +181,8 @@ class _RankPlanner:
         )
 
 
-def _engine(run: RlRun, sizes: ModelSizes, machines: Machines, role: Role) -> RolePlan:
-    """A rollout worker: the weights, and a cache that takes what is left."""
+def _engine(run: RlRun, sizes: ModelSizes, machines: Machines, role: Role, staying: int) -> RolePlan:
+    """A rollout worker: the weights, and a cache that takes what is left; `staying`: of the rank on the same GPU."""
     size, width = run.rollout.tensor_parallel_size, BYTES[run.rollout.dtype]
     weights = sizes.num_parameters * width // size
     cache = cache_bytes(run, sizes, machines)
@@ -177,10 +190,14 @@ def _engine(run: RlRun, sizes: ModelSizes, machines: Machines, role: Role) -> Ro
     sequence = longest_sequence(run) * sizes.cache_bytes(width) // size
     capacity = None
     if machines.gpu_memory is not None and machines.has_gpus:
-        capacity = int(machines.gpu_memory * run.rollout.gpu_memory_utilization)
-    least = {"weights": weights, "KV cache": max(cache, sequence), **overhead}
+        capacity = machines.gpu_memory
+        capacity = capacity if staying else int(capacity * run.rollout.gpu_memory_utilization)
+    beside = {"policy and critic beside it": staying} if staying else {}
+    least = {"weights": weights, "KV cache": max(cache, sequence), **overhead, **beside}
     # On a CPU the engine multiplies with a packed copy of each weight, made while it is loaded.
-    on_host = weights + _MOVED_BUCKET if machines.has_gpus else 2 * weights + cache
+    # Several devices take a bucket from a copy that lies in memory beside it.
+    buckets = _MOVED_BUCKET * min(2, size)
+    on_host = size * weights + buckets if machines.has_gpus else size * (2 * weights + cache)
     return RolePlan(
         role=role,
         phases=(Phase(name="rollout: decoding", parts=least),),
@@ -202,7 +219,7 @@ def cache_bytes(run: RlRun, sizes: ModelSizes, machines: Machines) -> int:
 def _reward_models(run: RlRun, machines: Machines, role: Role) -> RolePlan:
     """The largest of the reward models, of which every process holds its part."""
     config = run.reward_model
-    paths = [spec.model_path for spec in run.rewards if spec.model_path is not None]
+    paths = [spec.model_path for spec in run.all_scorers if spec.model_path is not None]
     sizes = max((sizes_at(Path(path), f"rewards: model:{path}") for path in paths), key=lambda s: s.num_parameters)
     weights = sizes.num_parameters * BYTES[config.dtype] // config.ranks_per_replica
     work = Pass(
@@ -214,4 +231,9 @@ def _reward_models(run: RlRun, machines: Machines, role: Role) -> RolePlan:
         has_gpu=machines.has_gpus,
     )
     phase = Phase(name="reward model: scoring", parts={"weights": weights, "one layer": work.scoring})
-    return RolePlan(role=role, phases=(phase,), capacity=machines.gpu_memory, host_bytes=phase.total)
+    return RolePlan(role=role, phases=(phase,), capacity=_share_of(machines.gpu_memory, role), host_bytes=phase.total)
+
+
+def _share_of(memory: int | None, role: Role) -> int | None:
+    """What a process may hold of its GPU."""
+    return None if memory is None else int(memory * role.placement.gpu_share)

@@ -1,12 +1,12 @@
 """The machines that a plan is made for, and what it assumes of them."""
 
-import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from trainers.devices import device_named
 
 _GIB = 2**30
-_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": _GIB, "TiB": 2**40, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 # What a recipe can't know, stated in every plan.
 _CPU_THREAD_FLOPS = 20e9  # float32 of one thread of a server's core, as measured in benchmarks/arithmetic.md's runs
@@ -14,8 +14,18 @@ _CPU_BANDWIDTH = 10e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFacts:
+    """One node. `num_cpus`, `labels`: None where they are not known, and then taken to suffice."""
+
+    num_gpus: int
+    num_cpus: int | None = None
+    labels: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Machines:
-    """Equal nodes. `num_gpus`: of all nodes together; None where a size is not known, and then not checked."""
+    """Equal nodes, unless `nodes` tells of each. `num_gpus`: of all nodes together; None where a size is not known,
+    and then not checked."""
 
     num_nodes: int = 1
     num_gpus: int = 0
@@ -24,11 +34,18 @@ class Machines:
     num_cpus: int | None = None  # of one node
     peak_flops: float = _CPU_THREAD_FLOPS  # of one GPU, or of one thread
     bandwidth: float = _CPU_BANDWIDTH  # of one GPU's memory, or of what one worker gets of the host's
+    nodes: tuple[NodeFacts, ...] = ()
 
     @property
     def gpus_per_node(self) -> int:
         """Rounded up where they do not divide."""
         return -(-self.num_gpus // self.num_nodes)
+
+    @property
+    def each(self) -> Sequence[NodeFacts]:
+        """Every node."""
+        equal = NodeFacts(num_gpus=self.gpus_per_node, num_cpus=self.num_cpus)
+        return self.nodes or [equal] * self.num_nodes
 
     @property
     def has_gpus(self) -> bool:
@@ -72,16 +89,18 @@ def machines_of(wishes: Wishes) -> Machines:
     )
 
 
-def machines_of_nodes(nodes: list[dict[str, float]], gpu: str) -> Machines:
-    """The machines of a running cluster, from the resources of its nodes, as Ray tells them."""
-    num_gpus = int(sum(node.get("GPU", 0) for node in nodes))
-    smallest = min(int(node.get("CPU", 0)) for node in nodes)
-    return machines_of(Wishes(num_nodes=len(nodes), num_gpus=num_gpus, gpu=gpu, num_cpus=smallest))
-
-
-def parse_bytes(text: str, option: str) -> int:
-    """`80GiB` as a number of bytes. ValueError names the option."""
-    match = re.fullmatch(r"([\d.]+)\s*([KMGT]i?B|B|)", text.strip())
-    if match is None or match[2] not in _UNITS:
-        raise ValueError(f"{option} {text}: want a number and a unit, such as 80GiB")
-    return int(float(match[1]) * _UNITS[match[2]])
+def machines_of_nodes(nodes: Sequence[Mapping[str, Any]], gpu: str) -> Machines:
+    """The machines of a running cluster, as `ray.nodes()` tells of them."""
+    facts = tuple(
+        NodeFacts(
+            num_gpus=int(node["Resources"].get("GPU", 0)),
+            num_cpus=int(node["Resources"].get("CPU", 0)),
+            labels=dict(node["Labels"]),
+        )
+        for node in nodes
+        if node["Alive"]
+    )
+    num_gpus = sum(node.num_gpus for node in facts)
+    smallest = min(node.num_cpus or 0 for node in facts)
+    made = machines_of(Wishes(num_nodes=len(facts), num_gpus=num_gpus, gpu=gpu, num_cpus=smallest))
+    return replace(made, nodes=facts)

@@ -1,6 +1,6 @@
 """Bytes that one rank of a trainer holds, part by part and phase by phase.
 
-DeepSpeed 0.19's ZeRO as trainers/zero.py sets it up, transformers' decoders with packed attention, and the fused
+DeepSpeed 0.19's ZeRO as trainers/zero/ sets it up, transformers' decoders with packed attention, and the fused
 head of trainers/logprobs.py. What an allocator keeps beyond its tensors comes on top.
 """
 

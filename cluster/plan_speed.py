@@ -147,9 +147,10 @@ class SpeedModel:
         )
 
     def colocated(self) -> StepSpeed:
-        """Every device of both samples, then trains: taking turns."""
+        """Every device of both, which are the same ones where the recipe says so, samples and then trains."""
         size = self._run.rollout.tensor_parallel_size
-        devices = self._run.trainer.num_ranks + self._run.rollout.num_workers * size
+        own = 0 if self._run.rollout.colocated else self._run.rollout.num_workers * size
+        devices = self._run.trainer.num_ranks + own
         alone = replace(self.apart(max(1, devices // size)), name="colocated, taking turns", num_devices=devices)
         training = self.training(devices)
         return replace(alone, training=training, step=alone.generating + training + alone.syncing)

@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.plan import Plan, Speeds
 from cluster.plan_holdings import RolePlan
-from cluster.plan_roles import Seat
+from cluster.plan_seats import Seat
 from cluster.plan_speed import StepSpeed
 
 _GIB = 2**30
@@ -39,6 +39,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 def _role_json(plan: RolePlan) -> dict[str, Any]:
     return {
         **asdict(plan.role),
+        "placement": plan.role.placement.model_dump(),
         "phases": [{"name": phase.name, "bytes": phase.total, "parts": dict(phase.parts)} for phase in plan.phases],
         "peak_bytes": plan.peak.total,
         "capacity_bytes": plan.capacity,
@@ -56,7 +57,8 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield "who gets what"
     for role in plan.roles:
         seats = [seat for seat in plan.seats if seat.role == role.role.name]
-        yield f"  {role.role.name:<13}{role.role.num_processes:>4} x {_devices(role, plan)}   {_places(seats)}"
+        processes = f"{role.role.num_processes:>4} x {_devices(role, plan)}"
+        yield f"  {role.role.name:<13}{processes}   {_places(seats)}{_wishes(role)}"
     yield ""
     yield "memory of each process" + (
         "" if plan.machines.has_gpus else " (tensors; an allocator keeps more, docs/planning.md)"
@@ -72,9 +74,14 @@ def _lines(plan: Plan) -> Iterator[str]:
 
 
 def _devices(role: RolePlan, plan: Plan) -> str:
-    count = role.role.num_devices if plan.machines.has_gpus else role.role.threads
+    count = role.role.num_gpus if plan.machines.has_gpus else role.role.threads
     what = "GPU" if plan.machines.has_gpus else "CPU thread"
-    return f"{count} {what}{'s' * (count > 1)}"
+    return f"{count:g} {what}{'s' * (count > 1)}"
+
+
+def _wishes(role: RolePlan) -> str:
+    placement = role.role.placement
+    return f" ({placement})" if placement.is_special else ""
 
 
 def _places(seats: Sequence[Seat]) -> str:
@@ -102,7 +109,8 @@ def _memory(role: RolePlan) -> Iterator[str]:
 def _speed(plan: Plan, speeds: Speeds) -> Iterator[str]:
     yield f"a step, estimated: {speeds.tokens:,} tokens, {speeds.training_flops:.3g} FLOPs of training"
     yield f"  {'':<34}{'devices':>8}{'generate':>10}{'train':>10}{'sync':>8}{'step':>10}{'device-s':>10}"
-    yield from (_speed_line(speed) for speed in (speeds.now, speeds.colocated, *speeds.more_workers))
+    layouts = dict.fromkeys((speeds.now, speeds.colocated, *speeds.more_workers))
+    yield from (_speed_line(speed) for speed in layouts)
     assumed, machines = plan.assumed, plan.machines
     yield (
         f"  assumed: {machines.peak_flops / 1e12:.3g} TFLOP/s x {assumed.mfu:g} in training, "

@@ -4,18 +4,21 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ray
 
 from actors.fleet import FleetFailed, RolloutFleet
-from actors.learner import start_learner
+from actors.learner import PolicyLearner
 from algorithms.algorithm import Algorithm
 from algorithms.table import resolve
 from cluster import rl_specs
+from cluster.colocation import arranged
 from cluster.folder import RunFolder
+from cluster.gold import GoldScorers, GuardedParts, make_guard
+from cluster.guarding import Guard
 from cluster.inputs import make_mixer, prompt_tables, reward_examples, sequence_limit, trained_tokenizer
 from cluster.keeping import best_rule
 from cluster.learned_rewards import LearnedRewards
@@ -36,11 +39,11 @@ from metrics.waits import shown
 from rewards.pool import RewardPool
 from rewards.remote import RewardOutage
 from trainers.credit import CreditAssigner
-from trainers.loop import Loop, Roles
+from trainers.loop import Loop
 from trainers.mixing import Mixer
 from trainers.model_files import check_model
 from trainers.policy import PolicyObjective
-from trainers.roles import Learner
+from trainers.roles import Roles
 from trainers.saving import Saver, Snapshot
 
 if TYPE_CHECKING:  # importing transformers takes seconds
@@ -58,6 +61,7 @@ class Inputs:
     tokenizer: "PreTrainedTokenizerBase"
     prompts: PromptStream
     held_out: list[Prompt]
+    guarded: list[Prompt]
     max_sequence_tokens: int
     mixer: Mixer | None
 
@@ -74,16 +78,24 @@ def read_inputs(run: RlRun, folder: RunFolder) -> Inputs:
             "algorithm.correction=tis weighs them",
             run.rollout.max_staleness,
         )
-    check_model(run.model, sequence_parallel_size=run.trainer.sequence_parallel_size)
+    check_model(
+        run.model,
+        sequence_parallel_size=run.trainer.sequence_parallel_size,
+        tensor_parallel_size=run.rollout.tensor_parallel_size,
+    )
     max_sequence_tokens = sequence_limit(run)
     tokenizer = trained_tokenizer(run)
     train, held_out = prompt_tables(run, tokenizer, folder)
+    guarded = [] if run.guard is None or held_out is None else eval_prompts(held_out, run.guard.num_prompts)
+    if run.guard is not None and not run.guard.measure_kl:
+        logger.warning("guard.measure_kl=false: guard/kl is not measured, and the report fits no curve to it")
     return Inputs(
         algorithm=algorithm,
         objective=objective,
         tokenizer=tokenizer,
         prompts=PromptStream(train, seed=run.seed, shuffle=run.data.shuffle),
         held_out=[] if held_out is None else eval_prompts(held_out, run.evaluation.num_prompts),
+        guarded=guarded,
         max_sequence_tokens=max_sequence_tokens,
         mixer=make_mixer(run, run.mix, tokenizer, folder),
     )
@@ -96,32 +108,42 @@ async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path
         pool = RewardPool(run.rewards, run.reward_pool, scorers=learned.fleets)
         stack.callback(pool.close)
         pool.start(reward_examples(inputs.prompts.at(0, 2)))
-        stack.enter_context(ray_session(run.cluster, num_cpus=rl_specs.num_cpus(run) + learned.num_cpus))
+        gold = GoldScorers(run)
+        stack.callback(gold.close_pool)
+        gold.check(reward_examples(inputs.guarded[:2]))
+        num_cpus = rl_specs.num_cpus(run) + learned.num_cpus + gold.num_cpus
+        stack.enter_context(ray_session(run.cluster, num_cpus=num_cpus))
         use_gpu = ray.cluster_resources().get("GPU", 0) > 0
+        arrangement = await stack.enter_async_context(arranged(run, use_gpu=use_gpu))
         fleet = RolloutFleet(
             rl_specs.rollout_spec(
                 run,
                 max_sequence_tokens=inputs.max_sequence_tokens,
                 stop_token_ids=stop_token_ids(inputs.tokenizer),
                 use_gpu=use_gpu,
-            )
+            ),
+            room=arrangement.room,
         )
-        for name, described in {"rollout fleet": fleet, "reward pool": pool, **learned.fleets}.items():
+        described_by = {"rollout fleet": fleet, "reward pool": pool, **learned.fleets, **gold.described}
+        for name, described in described_by.items():
             stack.enter_context(shown(name, described.__str__))
         stack.push_async_callback(fleet.close)
         stack.push_async_callback(learned.close)
+        stack.push_async_callback(gold.close)
         spec = rl_specs.learner_spec(run, inputs.objective, use_gpu=use_gpu)
-        steering = await stack.enter_async_context(steered(run, folder, stop, fleet, run.rollout.autoscale))
-        learner, *_ = await asyncio.gather(start_learner(spec), fleet.start(), learned.start(use_gpu=use_gpu))
+        steering = await stack.enter_async_context(steered(run, folder, stop, fleet, run.rollout.autoscale, pool))
+        learner, _, _ = await asyncio.gather(
+            arrangement.start(spec, fleet), learned.start(use_gpu=use_gpu), gold.start(use_gpu=use_gpu)
+        )
 
-        def attempt(learner: Learner, resumed: Resumed | None) -> Awaitable[Outcome]:
-            roles = Roles(prompts=inputs.prompts, rollouts=fleet, rewards=pool, learner=learner)
+        def attempt(learner: PolicyLearner, resumed: Resumed | None) -> Awaitable[Outcome]:
+            roles = replace(arrangement.roles(inputs.prompts, fleet, pool, learner), gold=gold.pool)
             return _train(run, inputs, folder, roles, resumed, steering)
 
         outcome = await train_with_restarts(
             learner,
             attempt,
-            start=lambda: start_learner(spec),
+            start=lambda: arrangement.restart(spec, fleet),
             checkpoints=folder.checkpoints,
             resume_from=resume_from,
             max_restarts=run.trainer.max_restarts,
@@ -141,17 +163,22 @@ async def _train(
         run.checkpoint,
         learner=roles.learner,
         folder=folder.checkpoints,
-        snapshot=lambda step: _snapshot(run, step, loop, assigner, observer),
+        snapshot=lambda step: _snapshot(run, step, loop, assigner, observer, guard),
         best=best_rule(run),
+        saved_step=None if resumed is None else resumed.step,
     )
+    parts = GuardedParts(roles=roles, loop=loop, assigner=assigner, saver=saver)
+    guard = make_guard(run, inputs.guarded, folder, parts)
     if resumed is not None:
         assigner.restore(resumed.state["assigner"])
         # Under another recipe they would have been sampled or scored in another way.
         is_usable = is_same_recipe(resumed.folder, run)
         loop.restore(resumed.state, read_waiting(resumed.folder, roles.prompts) if is_usable else ())
-    held_out = HeldOut(prompts=inputs.held_out, sampling=rl_specs.held_out_sampling(run))
+        if guard is not None and "guard" in resumed.state:
+            guard.restore(resumed.state["guard"])
+    held_out = HeldOut(prompts=inputs.held_out, sampling=rl_specs.held_out_sampling(run), guard=guard)
     observer = RlObserver(run, roles=roles, meter=meter, folder=folder, held_out=held_out, saver=saver)
-    steering.follow(loop.standing)
+    steering.follow(loop.standing, meter)
     with steering.stop.ends(loop.stop, loop.give_up):
         try:
             await loop.run(observer)
@@ -166,8 +193,10 @@ async def _train(
             await saver.save(loop.step)
         else:
             logger.warning("step %d was cut short, and is not saved: it will be done again", loop.step + 1)
-        is_finished = loop.step == run.num_steps
+        is_finished = loop.step == run.num_steps or (guard is not None and guard.has_ended)
         if is_finished:
+            if guard is not None:
+                await guard.load_end(loop.step)
             await roles.learner.export(folder.export)
     evaluations = list(observer.evaluations.values()) or [{}]
     return Outcome(
@@ -181,11 +210,15 @@ async def _train(
     )
 
 
-def _snapshot(run: RlRun, step: int, loop: Loop, assigner: CreditAssigner, observer: RlObserver) -> Snapshot:
+def _snapshot(
+    run: RlRun, step: int, loop: Loop, assigner: CreditAssigner, observer: RlObserver, guard: Guard | None
+) -> Snapshot:
     """The loop as it is now: sampling goes on while this is written."""
     waiting = loop.waiting
     state = {"step": step, **loop.state(), "assigner": assigner.state()}
-    write_state = run_snapshot(run, state, observer.evaluations.get(step))
+    if guard is not None:
+        state["guard"] = guard.state.as_json()
+    write_state = run_snapshot(run, state, *observer.measured(step))
 
     async def write(draft: Path) -> None:
         await write_waiting(draft, step, waiting, observer.roles.rollouts)

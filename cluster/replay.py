@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from actors.learner import start_learner
+from actors.learner import PolicyLearner
 from algorithms.table import resolve
 from cluster import rl_specs
 from cluster.folder import RunFolder
@@ -19,8 +19,10 @@ from configs.load import load_run
 from configs.schema import RlRun
 from experience.records import Group
 from experience.stored_groups import read_groups
+from metrics.meter import Meter
 from metrics.names import PASSING
 from trainers import checkpoint
+from trainers.ahead import Ahead
 from trainers.credit import CreditAssigner
 
 
@@ -42,8 +44,10 @@ class Replay:
         return {name: value for name, value in sorted(relative.items()) if value > tolerance}
 
 
-def replay(folder: Path, step: int, overrides: Sequence[str] = ()) -> Replay:
+def replay(folder: Path, step: int, overrides: Sequence[str] = (), *, on_trust: bool = False) -> Replay:
     """Learn from the samples of `step` again, with `overrides` of the recipe; the run's folder stays as it is.
+
+    `on_trust`: a checkpoint that somebody else wrote is signed as this user's first.
 
     ValueError when the step's samples, or the weights before it, were not kept.
     """
@@ -58,6 +62,8 @@ def replay(folder: Path, step: int, overrides: Sequence[str] = ()) -> Replay:
     if not samples.is_file():
         raise ValueError(f"{samples}: not there; set logging.trajectories_every_steps so that this step is stored")
     before = _weights_before(place.checkpoints, step)
+    if before is not None and on_trust:
+        checkpoint.trust(before)
     metrics = asyncio.run(_learn_again(run, place, read_groups(samples), step, before))
     steady = {name: value for name, value in metrics.items() if not name.startswith(PASSING)}
     return Replay(
@@ -76,12 +82,13 @@ async def _learn_again(
     assigner = CreditAssigner(algorithm, rl_specs.batch_shape(run), mixer)
     with ray_session(run.cluster, num_cpus=rl_specs.learner_cpus(run)):
         use_gpu = ray.cluster_resources().get("GPU", 0) > 0
-        learner = await start_learner(rl_specs.learner_spec(run, objective, use_gpu=use_gpu))
+        learner = await PolicyLearner.start(rl_specs.learner_spec(run, objective, use_gpu=use_gpu))
         try:
             if before is not None:
                 state = await learner.load(before)
                 assigner.restore(state["assigner"])
-            return await learner.update(assigner.credit(groups, step - 1).batch)
+            async with Ahead(learner, assigner.shape, Meter()).all_scored(groups) as blocks:
+                return await learner.update(assigner.credit(groups, step - 1, blocks).batch)
         finally:
             learner.close()
 

@@ -31,7 +31,7 @@ class Restartable(Protocol):
     """What is needed of a learner here."""
 
     async def load(self, folder: Path) -> Mapping[str, Any]:
-        """See `TrainerGroup.load`."""
+        """See `PolicyLearner.load`."""
         ...
 
     def close(self) -> None:

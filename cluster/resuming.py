@@ -4,11 +4,13 @@ import asyncio
 import difflib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 from cluster.folder import RunFolder
+from configs.flat import covers, flat
 from configs.redaction import redact
 from configs.schema import BaseRun
 from metrics.waits import waited
@@ -33,6 +35,11 @@ SURROUNDINGS = (
     "eval_every_steps",
     "eval_sequences",
     "eval_comparisons",
+    "trainer.placement",
+    "critic.placement",
+    "reference.placement",
+    "rollout.placement",
+    "reward_model.placement",
     "trainer.peak_tflops",
     "trainer.collective_timeout_seconds",
     "trainer.max_restarts",
@@ -61,9 +68,16 @@ SIZES = (
 SHAPES = ("stage", "model.new", "model.lora", "trainer.zero_stage", "critic.zero_stage")
 
 
-def run_snapshot(run: BaseRun, state: Mapping[str, Any], held_out: Mapping[str, float] | None = None) -> Snapshot:
+def run_snapshot(
+    run: BaseRun,
+    state: Mapping[str, Any],
+    held_out: Mapping[str, float] | None = None,
+    by_prompt: Mapping[str, Sequence[float]] | None = None,
+) -> Snapshot:
     """Writes the state with what was measured at its step, and the recipe without its secrets."""
-    write_state = state_snapshot({**state, checkpoint.HELD_OUT: held_out or {}})
+    columns = {name: [None if isnan(v) else v for v in values] for name, values in (by_prompt or {}).items()}
+    measured = {checkpoint.HELD_OUT: held_out or {}, **({checkpoint.BY_PROMPT: columns} if columns else {})}
+    write_state = state_snapshot({**state, **measured})
     recipe = json.dumps(_recipe(run), indent=1) + "\n"
 
     async def write(draft: Path) -> None:
@@ -74,17 +88,23 @@ def run_snapshot(run: BaseRun, state: Mapping[str, Any], held_out: Mapping[str, 
     return write
 
 
-def checkpoint_to_resume(run: BaseRun, folder: RunFolder, *, exact: bool, allow: Sequence[str]) -> Path | None:
+def checkpoint_to_resume(
+    run: BaseRun, folder: RunFolder, *, exact: bool, allow: Sequence[str], on_trust: bool = False
+) -> Path | None:
     """The newest checkpoint that is whole; None where the run was stopped before its first.
 
-    ValueError where nothing was begun, where its recipe differs in a key that is neither allowed nor free to
-    change, and, if it is to be `exact`, where the newest one is damaged or SIZES differ.
+    `on_trust`: also one that somebody else wrote; it counts as this user's then.
+
+    ValueError where nothing was begun, where its recipe differs in a key that is neither allowed nor free to change,
+    and, if it is to be `exact`, where the newest one is damaged or SIZES differ.
     """
     if exact and allow:
         raise ValueError(f"--allow {allow[0]} with --exact: a changed recipe does not go on exactly; leave one out")
-    newest = _newest(folder, exact=exact)
+    newest = _newest(folder, exact=exact, on_trust=on_trust)
     if newest is not None:
         _check_recipe(newest, run, free=SURROUNDINGS if exact else (*SURROUNDINGS, *SIZES), allow=allow)
+        if on_trust:
+            checkpoint.trust(newest)
     elif folder.metrics.exists():
         logger.warning("%s: no checkpoint yet; the run begins again", folder.checkpoints)
     else:
@@ -97,24 +117,24 @@ def is_same_recipe(folder: Path, run: BaseRun) -> bool:
     return not _differences(folder, run, free=(*SURROUNDINGS, *SIZES))
 
 
-def _newest(folder: RunFolder, *, exact: bool) -> Path | None:
+def _newest(folder: RunFolder, *, exact: bool, on_trust: bool) -> Path | None:
     if not exact:
-        return checkpoint.latest_valid(folder.checkpoints)
+        return checkpoint.latest_valid(folder.checkpoints, on_trust=on_trust)
     found = checkpoint.all_checkpoints(folder.checkpoints)
     if found:
-        checkpoint.verify(found[-1])
+        checkpoint.verify(found[-1], on_trust=on_trust)
     return found[-1] if found else None
 
 
 def _check_recipe(folder: Path, run: BaseRun, *, free: Sequence[str], allow: Sequence[str]) -> None:
-    known = [*_flat(_recipe(run)), *_flat(_read(folder))]
+    known = [*flat(_recipe(run)), *flat(_read(folder))]
     for key in allow:
-        if not any(_covers(key, path) for path in known):
+        if not any(covers(key, path) for path in known):
             near = difflib.get_close_matches(key, known, n=1)
             raise ValueError(f"--allow {key}: not a key of the recipe" + (f"; did you mean {near[0]}?" if near else ""))
     differences = _differences(folder, run, free=(*free, *allow))
     for key, (old, new) in _differences(folder, run, free=free).items():
-        if any(_covers(shape, key) for shape in SHAPES):
+        if any(covers(shape, key) for shape in SHAPES):
             raise ValueError(
                 f"{folder}: {key}={old!r} when it was written, now {new!r}: its shards do not fit; set it back"
             )
@@ -127,12 +147,12 @@ def _check_recipe(folder: Path, run: BaseRun, *, free: Sequence[str], allow: Seq
 
 def _differences(folder: Path, run: BaseRun, *, free: Sequence[str]) -> dict[str, tuple[Any, Any]]:
     """What each key that is not free was and is; None where it was not there."""
-    was, now = _flat(_read(folder)), _flat(_recipe(run))
+    was, now = flat(_read(folder)), flat(_recipe(run))
     keys = [*was, *(key for key in now if key not in was)]
     return {
         key: (was.get(key), now.get(key))
         for key in keys
-        if was.get(key) != now.get(key) and not any(_covers(section, key) for section in free)
+        if was.get(key) != now.get(key) and not any(covers(section, key) for section in free)
     }
 
 
@@ -142,20 +162,3 @@ def _recipe(run: BaseRun) -> dict[str, Any]:
 
 def _read(folder: Path) -> dict[str, Any]:
     return json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-
-
-def _flat(values: Any) -> dict[str, Any]:
-    """Every leaf under its dotted key, list elements by number."""
-    return dict(_leaves(values, ""))
-
-
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for name, item in items:
-        yield from _leaves(item, f"{path}.{name}" if path else str(name))
-    if not items:
-        yield path, value
-
-
-def _covers(section: str, key: str) -> bool:
-    return key == section or key.startswith(f"{section}.")

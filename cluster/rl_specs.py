@@ -2,8 +2,9 @@
 
 from actors.messages import RolloutSpec
 from algorithms.algorithm import Algorithm
+from cluster.rl_checks import check_objective
 from configs.digest import config_digest
-from configs.schema import CriticConfig, ReferenceConfig, RlRun
+from configs.schema import GuardConfig, RlRun, SamplesStage
 from experience.records import Sampling
 from trainers.credit import BatchShape
 from trainers.learner import LearnerSpec
@@ -13,15 +14,7 @@ from trainers.policy import PolicyObjective
 
 def policy_objective(run: RlRun, algorithm: Algorithm) -> PolicyObjective:
     """What the ranks train the policy for. ValueError for settings that go with another algorithm."""
-    if run.critic != CriticConfig() and not algorithm.needs_critic:
-        raise ValueError(f"critic has no effect: advantage={algorithm.advantage!r} has none; set advantage: gae")
-    if run.reference != ReferenceConfig() and not algorithm.needs_reference:
-        raise ValueError("reference has no effect: kl_coef=0 compares with none; set algorithm.kl_coef")
-    if algorithm.critic_warmup_steps >= run.num_steps:
-        raise ValueError(
-            f"algorithm.critic_warmup_steps={algorithm.critic_warmup_steps} leaves none of num_steps={run.num_steps} "
-            "for the policy; raise num_steps"
-        )
+    check_objective(run, algorithm)
     return PolicyObjective(
         algorithm=algorithm,
         temperature=run.rollout.sampling.temperature,
@@ -43,15 +36,17 @@ def learner_spec(run: RlRun, objective: PolicyObjective, *, use_gpu: bool) -> Le
         total_updates=(run.num_steps - algorithm.critic_warmup_steps) * updates,
         critic=run.critic if algorithm.needs_critic else None,
         critic_warmup_updates=algorithm.critic_warmup_steps * updates,
+        updates_per_batch=updates,
         reference=run.reference,
         lora_sync=run.rollout.lora_sync,
         config_digest=config_digest(run),
+        measures_kl=run.measures_kl,
         use_gpu=use_gpu,
     )
 
 
 def rollout_spec(
-    run: RlRun, *, max_sequence_tokens: int, stop_token_ids: tuple[int, ...], use_gpu: bool
+    run: RlRun | SamplesStage, *, max_sequence_tokens: int, stop_token_ids: tuple[int, ...], use_gpu: bool
 ) -> RolloutSpec:
     """What every rollout worker is told."""
     assert run.model.path is not None
@@ -89,6 +84,11 @@ def held_out_sampling(run: RlRun) -> Sampling:
     return sampling(run, count, run.rollout.sampling.temperature if count > 1 else 0.0)
 
 
+def guard_sampling(run: RlRun, guard: GuardConfig) -> Sampling:
+    """At the training temperature: the divergence from the reference is that of what is sampled in training."""
+    return sampling(run, guard.samples_per_prompt, run.rollout.sampling.temperature)
+
+
 def sampling(run: RlRun, num_samples: int, temperature: float) -> Sampling:
     """How one group is drawn."""
     return Sampling(
@@ -114,7 +114,7 @@ def num_cpus(run: RlRun) -> int:
     """Cores that ranks and rollout workers ask for, with all the workers that a run may scale itself to."""
     rollout = run.rollout
     most = rollout.num_workers if rollout.autoscale is None else max(rollout.num_workers, rollout.autoscale.max_workers)
-    return learner_cpus(run) + most * rollout.threads_per_worker
+    return learner_cpus(run) + most * rollout.cores_per_worker
 
 
 def learner_cpus(run: RlRun) -> int:

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +10,11 @@ import psutil
 import ray
 from ray.util import get_node_ip_address
 
+from actors import telemetry
 from actors.store import full_store_told
 from cluster.head import head_watched
 from cluster.import_path import ours_first
+from cluster.ray_token import check_cluster, demand_token
 from cluster.reaper import reaping
 from cluster.signals import handlers_kept
 from configs.schema import ClusterConfig
@@ -33,11 +34,13 @@ def ray_session(config: ClusterConfig, num_cpus: int) -> Iterator[None]:
         with full_store_told():
             yield
         return
+    for name, value in telemetry.OFF.items():
+        os.environ.setdefault(name, value)
     # Workers get the driver's current folder on their path: from here, no user's `rewards.py` can shadow ours.
     earlier = _children()
     try:
         with contextlib.chdir(ROOT), handlers_kept():
-            _join(config) if config.address else _start(config, num_cpus)
+            _join(config, config.address) if config.address else _start(config, num_cpus)
     except BaseException:
         for process in _children() - earlier:  # what a start that was interrupted leaves
             with contextlib.suppress(psutil.Error):
@@ -54,26 +57,21 @@ def _children() -> set[psutil.Process]:
     return set(psutil.Process().children(recursive=True))
 
 
-def _join(config: ClusterConfig) -> None:
+def _join(config: ClusterConfig, address: str) -> None:
+    check_cluster(address, is_insecure=config.insecure)
     try:
         ray.init(
-            address=config.address,
+            address=address,
             runtime_env={"worker_process_setup_hook": ours_first()},
             log_to_driver=False,
             logging_level=logging.WARNING,
         )
     except ConnectionError as error:
-        raise ValueError(
-            f"cluster.address={config.address}: no Ray cluster answers there ({error}); "
-            "start one with `ray start --head`, or leave cluster.address out to use this machine"
-        ) from None
+        raise ValueError(f"cluster.address={address}: its head answers, but it can't be joined ({error})") from None
 
 
 def _start(config: ClusterConfig, num_cpus: int) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
-        # Ray asks for a token on its own. A secret of this run alone keeps it from writing one to the home folder.
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    demand_token()
     os.environ.setdefault("RAY_enable_worker_prestart", "0")  # idle workers would cost memory and start-up time
     ray.init(
         address="local",

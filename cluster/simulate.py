@@ -29,7 +29,9 @@ from configs.schema import RlRun
 from metrics.meter import Meter
 from metrics.waits import watched_by
 from trainers.credit import Credit, CreditAssigner
-from trainers.loop import Loop, Observer, Roles
+from trainers.loop import Loop
+from trainers.observer import Observer
+from trainers.roles import Roles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,11 +6,12 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from experience.columns import Place
 from experience.records import Batch, BlockHandle, Prompt, Sampling, TokenBlock, Trajectory, Weights
 from rewards.contract import RewardInput, Score
 from trainers.checkpoint import Written
@@ -253,11 +254,16 @@ class SimulatedRollouts:
 
 
 class SimulatedLearner:
-    """A learner that takes as long as its tokens ask for."""
+    """A learner that takes as long as its tokens ask for, scores included."""
+
+    scores_first = False
 
     def __init__(self, update_seconds: UpdateSeconds) -> None:
         self.busy_seconds = 0.0
         self._update_seconds = update_seconds
+
+    async def score(self, batch: Batch) -> None:
+        """See trainers.roles.Learner."""
 
     async def update(self, batch: Batch) -> Mapping[str, float]:
         """See trainers.roles.Learner."""
@@ -273,10 +279,18 @@ class SimulatedLearner:
         """See trainers.roles.Learner."""
         return Weights(version=version, checksum="", handle=None)
 
+    async def divergences(self, batch: Batch) -> Mapping[Place, float]:
+        """See trainers.roles.Learner."""
+        raise NotImplementedError("a simulation has no log-probs to compare")
+
     async def refresh_reference(self) -> None:
         """See trainers.roles.Learner."""
 
     async def save(self, draft: Path) -> Written:
+        """See trainers.roles.Learner."""
+        raise NotImplementedError("a simulation saves nothing")
+
+    async def load(self, folder: Path) -> Mapping[str, Any]:
         """See trainers.roles.Learner."""
         raise NotImplementedError("a simulation saves nothing")
 

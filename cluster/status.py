@@ -8,10 +8,12 @@ import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from actors.fleet import RolloutFleet
 from cluster.control import write_json
+
+if TYPE_CHECKING:  # an errand that only reads needs no Ray
+    from actors.fleet import RolloutFleet
 
 SECONDS_BETWEEN_WRITES = 1.0
 STALE_SECONDS = 15.0  # without a word from the driver: it is gone, or its machine can't be reached
@@ -77,13 +79,13 @@ def read_status(path: Path) -> dict[str, Any]:
     return content
 
 
-def workers(fleet: RolloutFleet) -> list[dict[str, Any]]:
-    """Each place of the fleet, and what stands in it."""
+def workers(fleet: "RolloutFleet") -> list[dict[str, Any]]:
+    """Each place of the fleet, and what stands in it; those that are to leave are there until they have left."""
     found = []
-    for name in fleet.names:
+    for name in fleet.places:
         worker = fleet.workers.get(name)
         if worker is None:
-            found.append({"name": name, "state": "starting"})
+            found.append({"name": name, "state": "starting" if name in fleet.names else "leaving"})
             continue
         found.append(
             {

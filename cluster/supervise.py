@@ -58,7 +58,7 @@ async def train(run: SupervisedRun, inputs: Inputs, folder: RunFolder, resume_fr
     """Train to the last step, or until it is stopped."""
     with ExitStack() as stack:
         stack.enter_context(ray_session(run.cluster, num_cpus=run.trainer.num_ranks * run.trainer.threads_per_rank))
-        spec = _learner_spec(run, inputs)
+        spec = learner_spec(run, inputs)
         async with steered(run, folder, stop) as steering:
             outcome = await train_with_restarts(
                 await TrainerGroup.start(spec),
@@ -110,7 +110,7 @@ async def _train(
     steering: Steering,
 ) -> Outcome:
     first_step = 0 if resumed is None else resumed.step
-    meter = open_meter(run, folder, first_step)
+    meter = open_meter(run, folder, first_step, steering)
     loop = SupervisedLoop(learner=learner, make_batch=inputs.make_batch, meter=meter)
     saver = Saver(
         run.checkpoint,
@@ -120,7 +120,7 @@ async def _train(
         best=best_rule(run),
     )
     observer = SupervisedObserver(run, inputs, learner=learner, meter=meter, saver=saver, folder=folder.path)
-    steering.follow(lambda: {"step": loop.step})
+    steering.follow(lambda: {"step": loop.step}, meter)
     with steering.stop.ends(loop.stop):
         try:
             step = await loop.run(observer, first_step=first_step, num_steps=run.num_steps)
@@ -131,7 +131,7 @@ async def _train(
         await saver.save(step)
         is_finished = step == run.num_steps
         if is_finished:
-            await learner.export(folder.export, await _normalization(inputs, learner))
+            await learner.export(folder.export, await normalization(inputs, learner))
     return Outcome(
         step=step,
         is_finished=is_finished,
@@ -142,7 +142,7 @@ async def _train(
     )
 
 
-async def _normalization(inputs: Inputs, learner: TrainerGroup) -> RewardNormalization | None:
+async def normalization(inputs: Inputs, learner: TrainerGroup) -> RewardNormalization | None:
     """What the trained model's rewards are to become; None for a model that gives none."""
     if inputs.centred is None:
         return None
@@ -153,7 +153,8 @@ async def _normalization(inputs: Inputs, learner: TrainerGroup) -> RewardNormali
     return RewardNormalization(mean=measured["eval/reward_mean"], std=std)
 
 
-def _learner_spec(run: SupervisedRun, inputs: Inputs) -> LearnerSpec:
+def learner_spec(run: SupervisedRun, inputs: Inputs) -> LearnerSpec:
+    """What every rank is told."""
     return LearnerSpec(
         model=run.model,
         tokenizer_path=inputs.tokenizer_path,

@@ -2,7 +2,7 @@
 
 import difflib
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin
@@ -10,7 +10,20 @@ from typing import Any, Literal, Union, get_args, get_origin
 import annotated_types
 from pydantic.fields import FieldInfo
 
-from configs.schema import BaseRun, DpoRun, PretrainRun, RewardModelRun, RlRun, Section, SftRun
+from configs.schema import (
+    BaseRun,
+    DpoRun,
+    EvaluateStage,
+    ExportStage,
+    NamedStage,
+    PreferencesStage,
+    PretrainRun,
+    RejectionSamplingStage,
+    RewardModelRun,
+    RlRun,
+    Section,
+    SftRun,
+)
 
 STAGES: Mapping[str, type[BaseRun]] = {
     "pretrain": PretrainRun,
@@ -18,6 +31,14 @@ STAGES: Mapping[str, type[BaseRun]] = {
     "reward_model": RewardModelRun,
     "dpo": DpoRun,
     "rl": RlRun,
+}
+# Those of `wutong run`.
+ALL_STAGES: Mapping[str, type[NamedStage]] = {
+    **STAGES,
+    "preferences": PreferencesStage,
+    "rejection_sampling": RejectionSamplingStage,
+    "evaluate": EvaluateStage,
+    "export": ExportStage,
 }
 
 _TYPE_NAMES = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
@@ -47,13 +68,13 @@ class Key:
 @cache
 def keys_of(stage: str) -> Mapping[str, Key]:
     """All keys that a recipe of this stage may hold, in the schema's order."""
-    return {key.path: key for key in _walk(STAGES[stage], "")}
+    return {key.path: key for key in _walk(ALL_STAGES[stage], "")}
 
 
-def all_keys() -> Mapping[str, Key]:
-    """The keys of all stages, each once; `stage`, which chooses between them, comes first."""
-    merged = {path: key for stage in STAGES for path, key in keys_of(stage).items()}
-    stage = replace(merged.pop("stage"), want=f"one of {', '.join(STAGES)}", description="Which kind of training.")
+def all_keys(stages: Collection[str] = STAGES) -> Mapping[str, Key]:
+    """The keys of these stages, each once; `stage`, which chooses between them, comes first."""
+    merged = {path: key for stage in stages for path, key in keys_of(stage).items()}
+    stage = replace(merged.pop("stage"), want=f"one of {', '.join(stages)}", description="Which kind of training.")
     return {"stage": stage, **merged}
 
 
@@ -66,9 +87,9 @@ def suggest(path: str, stage: str) -> str | None:
     return best if _likeness(path, best) >= 0.7 else None
 
 
-def stages_with(path: str) -> tuple[str, ...]:
-    """The stages that know this key."""
-    return tuple(stage for stage in STAGES if path in keys_of(stage))
+def stages_with(path: str, stages: Iterable[str] = STAGES) -> tuple[str, ...]:
+    """Those of the stages that know this key."""
+    return tuple(stage for stage in stages if path in keys_of(stage))
 
 
 def _likeness(path: str, key: str) -> float:

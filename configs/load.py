@@ -23,14 +23,16 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> Run:
     recipe's; whether they exist is not checked here. ConfigError holds one line for each problem.
     """
     document = apply_overrides(read_recipe(Path(path)), overrides)
+    if "stages" in document.data and "stage" not in document.data:
+        raise ConfigError([f"{path}: a recipe of several stages; `wutong run {path}` runs it"])
     document, hidden = fill_placeholders(document)
     run = validate(document, hidden)
     if isinstance(run, RlRun):
-        _check_algorithm(run, document)
+        check_algorithm(run, document)
     return run
 
 
-def _check_algorithm(run: RlRun, document: Document) -> None:
+def check_algorithm(run: RlRun, document: Document) -> None:
     """Refuse what the algorithm's row can't use; the table's messages begin with the key."""
     try:
         check_group_size(resolve(run.algorithm), run.rollout.group_size)

@@ -31,9 +31,15 @@ def redact(value: Any, key: str = "", environment: Mapping[str, str] = os.enviro
     if isinstance(value, (list, tuple)):
         return [redact(item, key, environment) for item in value]
     if isinstance(value, str):
-        for name, secret in environment.items():
-            if is_secret_key(name) and len(secret) >= _MIN_SECRET_LENGTH:
-                value = value.replace(secret, f"${{env:{name}}}")
+        value = without_secrets(value, environment)
         if value.startswith("${env:"):
             return value
     return REDACTED if value is not None and is_secret_key(key) else value
+
+
+def without_secrets(text: str, environment: Mapping[str, str] = os.environ) -> str:
+    """`text` with `${env:NAME}` wherever the value of a secret environment variable stood in it."""
+    for name, secret in environment.items():
+        if is_secret_key(name) and len(secret) >= _MIN_SECRET_LENGTH:
+            text = text.replace(secret, f"${{env:{name}}}")
+    return text

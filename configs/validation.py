@@ -1,15 +1,15 @@
 """From plain data to a Run: the schema's verdict, said in the recipe's own terms."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from configs.errors import ConfigError
-from configs.keys import STAGES, keys_of, stages_with, suggest
+from configs.keys import ALL_STAGES, STAGES, keys_of, stages_with, suggest
 from configs.redaction import is_secret_key
-from configs.schema import Run, Section
+from configs.schema import NamedStage, Run, Section, Stage
 from configs.yaml_source import Document, KeyPath
 
 logger = logging.getLogger(__name__)
@@ -27,9 +27,16 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "rollout.autoscale.max_workers": "max_workers: 4",
     "rewards": "rewards: [{use: math}]",
     "rewards.N.use": "use: math",
+    "guard.gold": "gold: [{use: math}]",
+    "guard.gold.N.use": "use: math",
+    "readable.N.use": "use: language",
+    "run": "run: ${rl.run}",
+    "to": "to: models/my-model",
 }
 _NAME_RULE = "1 to 64 of A-Z a-z 0-9 . _ -, the first a letter, a digit or _"
 _RUN: TypeAdapter[Run] = TypeAdapter(Run)
+_STAGE: TypeAdapter[Stage] = TypeAdapter(Stage)
+_StageT = TypeVar("_StageT", bound=NamedStage)
 
 
 def validate(document: Document, hidden: Mapping[KeyPath, str]) -> Run:
@@ -38,23 +45,32 @@ def validate(document: Document, hidden: Mapping[KeyPath, str]) -> Run:
     `hidden` maps paths whose values must not be shown (they came from the environment) to what is
     shown instead.
     """
-    reporter = _Reporter(document, hidden)
+    return _validated(_RUN, document, _Reporter(document, hidden, tuple(STAGES)))
+
+
+def validate_stage(document: Document, hidden: Mapping[KeyPath, str]) -> Stage:
+    """The same for a stage of `wutong run`."""
+    return _validated(_STAGE, document, _Reporter(document, hidden, tuple(ALL_STAGES)))
+
+
+def _validated(adapter: TypeAdapter[_StageT], document: Document, reporter: "_Reporter") -> _StageT:
     try:
-        run = _RUN.validate_python(document.data)
+        stage = adapter.validate_python(document.data)
     except ValidationError as error:
         raise ConfigError(reporter.problems(error)) from None  # pydantic's text would show hidden values
-    reporter.note_conversions(run)
-    return run
+    reporter.note_conversions(stage)
+    return stage
 
 
 class _Reporter:
     """Words for what the schema found in one document."""
 
-    def __init__(self, document: Document, hidden: Mapping[KeyPath, str]) -> None:
+    def __init__(self, document: Document, hidden: Mapping[KeyPath, str], stages: Sequence[str]) -> None:
         self.document = document
         self.hidden = hidden
+        self.stages = stages
         stage = document.data.get("stage")
-        self.stage = stage if isinstance(stage, str) and stage in STAGES else "rl"
+        self.stage = stage if isinstance(stage, str) and stage in stages else "rl"
 
     def problems(self, error: ValidationError) -> list[str]:
         """One line for each problem, in the order of the recipe's keys."""
@@ -68,7 +84,7 @@ class _Reporter:
                 lines += self._describe(path, detail)
         return lines
 
-    def note_conversions(self, run: Run) -> None:
+    def note_conversions(self, run: NamedStage) -> None:
         """Log each value that was written as another type, such as "1e-6" in quotes. True is no number."""
         problems: list[str] = []
         for path, raw, value in _conversions(self.document.data, run, ()):
@@ -96,14 +112,14 @@ class _Reporter:
         return [self._unfit(path)]
 
     def _bad_stage(self) -> str:
-        choices = ", ".join(STAGES)
+        choices = ", ".join(self.stages)
         if "stage" not in self.document.data:
             return f"stage is missing; for example `{EXAMPLES['stage']}`; choose one of {choices} {self._at(())}"
         return f"stage={self._shown(('stage',))}: choose one of {choices} {self._at(('stage',))}"
 
     def _unknown(self, path: KeyPath) -> str:
         dotted, general = _dotted(path), _general(path)
-        if stages := stages_with(general):
+        if stages := stages_with(general, self.stages):
             return f"{dotted} is a key of stage {', '.join(stages)}, not of {self.stage} {self._at(path)}"
         guess = suggest(general, self.stage)
         hint = f"did you mean {guess}?" if guess else "`wutong config --schema` lists all keys"

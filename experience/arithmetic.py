@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from configs.schema.data import ArithmeticConfig, Operation
+from configs.schema.data import ArithmeticConfig, Operation, WebTextConfig
 from experience.generated import write_generated
 
 # Part of the files' names: raise it when the same settings begin to give other rows.
@@ -19,6 +19,7 @@ GENERATOR_VERSION = 1
 _ENUMERABLE = 200_000
 # Random draws for each problem wanted before the space counts as exhausted.
 _DRAWS_PER_PROBLEM = 50
+_LARGEST_SLIP = 3
 _SCHEMA = pa.schema([(name, pa.string()) for name in ("prompt", "answer", "response", "text")])
 _APPLY: dict[Operation, Callable[[int, int], int]] = {
     "+": lambda a, b: a + b,
@@ -90,25 +91,65 @@ def arithmetic_tables(config: ArithmeticConfig) -> tuple[pa.Table, pa.Table]:
     problems = _distinct_problems(config, source)
     held_out, train = problems[: config.num_eval], problems[config.num_eval :]
     hidden = {problem.key() for problem in held_out}
-    return _table(train, hidden, config, source), _table(held_out, set(), config, source)
+    repeats = 1 if config.web_text is None else config.web_text.solutions_per_problem
+    return _table(train * repeats, hidden, config, source), _table(held_out, set(), config, source)
 
 
 def _table(problems: list[Problem], hidden: Set[object], config: ArithmeticConfig, source: random.Random) -> pa.Table:
     rows = []
     for problem in problems:
         steps = problem.steps()
-        work = "=".join(step.expression for step in steps)
+        work = _linked(steps, config, source)
         answer = steps[-1].expression
-        lines = [f"{problem.expression}={work}", *_single_operations(config, hidden, source)]
         rows.append(
             {
                 "prompt": f"{problem.expression}=?",
                 "answer": answer,
                 "response": f"{work} \\boxed{{{answer}}}",
-                "text": "\n".join(lines),
+                "text": "\n".join(_text_lines(problem, hidden, config, source)),
             }
         )
     return pa.Table.from_pylist(rows, schema=_SCHEMA)
+
+
+def _text_lines(problem: Problem, hidden: Set[object], config: ArithmeticConfig, source: random.Random) -> list[str]:
+    if config.web_text is None:
+        chain = _linked([problem, *problem.steps()], config, source)
+        return [chain, *_single_operations(config, hidden, source)]
+    # The solution comes last: what is learned to follow it is the end of the text.
+    singles = _last_operations(config, hidden, source)
+    return [*singles, f"{problem.expression}=?", web_solution(problem, config.web_text, source)]
+
+
+def _linked(chain: list[Problem], config: ArithmeticConfig, source: random.Random) -> str:
+    """The chain's expressions with `=`, or with words drawn for each place, between them."""
+    links = config.link_words or ("=",)
+    first, *others = [step.expression for step in chain]
+    # A single link draws nothing: the rows stay those of the seed.
+    drawn = (links[0] if len(links) == 1 else links[math.floor(source.random() * len(links))] for _ in others)
+    return first + "".join(link + other for link, other in zip(drawn, others, strict=True))
+
+
+def web_solution(problem: Problem, config: WebTextConfig, source: random.Random) -> str:
+    """One solution as the web has it: steps left out by chance, in tags or not, right or wrong."""
+    num_steps = len(problem.operations)
+    wrong_step = math.floor(source.random() * num_steps) if source.random() < config.wrong else None
+    is_bare = config.bare > 0 and source.random() < config.bare
+    written: list[str] = []
+    for step in range(num_steps):
+        problem = problem.reduced(slip(source) if step == wrong_step else 0)
+        if not problem.operations or (source.random() >= config.skipped and not is_bare):
+            written.append(problem.expression)
+    chain = "=".join(written)
+    if source.random() < config.tagged:
+        return f"<think>{chain}</think><answer>{written[-1]}</answer>"
+    return chain
+
+
+def slip(source: random.Random) -> int:
+    """How far a wrong step is off: 1 to 3, up or down."""
+    size = 1 + math.floor(source.random() * _LARGEST_SLIP)
+    return size if source.random() < 0.5 else -size
 
 
 def _single_operations(config: ArithmeticConfig, hidden: Set[object], source: random.Random) -> list[str]:
@@ -116,6 +157,13 @@ def _single_operations(config: ArithmeticConfig, hidden: Set[object], source: ra
     single = config.model_copy(update={"steps": 1})
     drawn = [_draw(single, source) for _ in range(2)]
     return [f"{one.expression}={one.reduced().expression}" for one in drawn if one.key() not in hidden]
+
+
+def _last_operations(config: ArithmeticConfig, hidden: Set[object], source: random.Random) -> list[str]:
+    """Two sums of one operation as they come up at the end of a chain, where numbers may be negative or large."""
+    drawn = [_draw(config, source) for _ in range(2)]
+    last = [[one, *one.steps()][-2] for one in drawn]
+    return [f"{one.expression}={one.reduced().expression}" for one in last if one.key() not in hidden]
 
 
 def _distinct_problems(config: ArithmeticConfig, source: random.Random) -> list[Problem]:

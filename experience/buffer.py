@@ -10,6 +10,7 @@ Two rules hold it to `max_staleness` = S in any interleaving, with P prompts a s
 """
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,6 +62,7 @@ class Buffer:
         self._first_version = version
         self._last_version = last_version
         self._ledger = Ledger(begun_at={}, finished={})
+        self._is_training = False
         self._changed = asyncio.Event()
 
     @property
@@ -123,6 +125,7 @@ class Buffer:
         """The groups of the next training step, by ordinal; waits until there are enough."""
         while not self._is_complete():
             await self._wait()
+        self._is_training = True
         ordinals = sorted(self._choose())
         self._ledger.num_consumed += len(ordinals)
         groups = [self._ledger.remove(ordinal) for ordinal in ordinals]
@@ -131,7 +134,27 @@ class Buffer:
     def advance(self) -> None:
         """A training step is done: the policy has a new version."""
         self._version += 1
+        self._is_training = False
         self._notify()
+
+    def ahead(self, before: float = math.inf) -> Sequence[Group]:
+        """What the next step will take of the groups that are finished; none between `take` and `advance`.
+
+        On-policy it takes all that are begun: these come by ordinal, up to the first that is not finished, or is
+        `before` or above. So whoever works through them does so in the same order, whichever finish first. Else
+        those that duty asks for come first; the others may yet have to give way to such.
+        """
+        if self._is_training:
+            return ()
+        begun_at, finished = self._ledger.begun_at, self._ledger.finished
+        if self._max_staleness:
+            return [finished[ordinal] for ordinal in self._choose()]
+        first = min([before, *(begun_at.keys() - finished.keys())])
+        return [finished[ordinal] for ordinal in sorted(finished) if ordinal < first]
+
+    async def change(self) -> None:
+        """Wait until a group is finished or dropped, or a step is done."""
+        await self._wait()
 
     @property
     def waiting(self) -> Sequence[Group]:

@@ -51,7 +51,7 @@ def load_dataset(source: str) -> Dataset:
     """Read a file, a glob, a folder or `hub:NAME[/CONFIG][:SPLIT]`; DataError when there is nothing to read."""
     if source.startswith("hub:"):
         return _load_hub(source)
-    paths = _find_files(source)
+    paths = find_files(source)
     tables = [_READERS[path.suffix](path) for path in paths]
     table = _join(tables, [str(path) for path in paths])
     if table.num_rows == 0:
@@ -60,7 +60,8 @@ def load_dataset(source: str) -> Dataset:
     return Dataset(source=source, table=table, shards=tuple(zip(map(str, paths), firsts, strict=True)))
 
 
-def _find_files(source: str) -> list[Path]:
+def find_files(source: str) -> list[Path]:
+    """The files of a source that is no `hub:NAME`; DataError when there are none."""
     path = Path(source).expanduser()
     if path.is_dir():
         return _readable(sorted(path.iterdir()), f"{source} is a folder that")

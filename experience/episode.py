@@ -21,12 +21,17 @@ NO_VERSION = -1  # of tokens that no policy sampled
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """What an engine sampled in one go: the tokens (the stop token included) and, for each, its
-    log-prob under the distribution it was drawn from and the policy version that drew it."""
+    log-prob under the distribution it was drawn from and the policy version that drew it.
+
+    `top_tokens`, `top_logprobs`: [tokens, K], the likeliest at each place, likeliest first; K is 0 unless asked for.
+    """
 
     tokens: NDArray[np.int32]
     logprobs: NDArray[np.float32]
     versions: NDArray[np.int32]
     finish_reason: FinishReason
+    top_tokens: NDArray[np.int32] | None = None
+    top_logprobs: NDArray[np.float32] | None = None
 
 
 # Samples up to so many tokens after the given ones.

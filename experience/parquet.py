@@ -1,6 +1,5 @@
 """Parquet files as Arrow tables: written whole or not at all, and refused by name when damaged."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from experience.errors import DataError
+from metrics.whole_file import whole_file
 
 # A file that unpacks to more than this, and to more than so many times its size, is taken for a bomb.
 _MAX_UNPACKED_BYTES = 4 * 2**30
@@ -15,13 +15,9 @@ _MAX_RATIO = 1000
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:
-    """Write to a temporary sibling and rename, so that a file under `path` is always complete."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write the file; what stands under `path` is always complete."""
+    with whole_file(path) as draft:
+        pq.write_table(table, draft, compression="zstd", write_page_checksum=True)
 
 
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

@@ -1,7 +1,8 @@
 """Prompts: the usable rows of a data set, and the endless stream of them that a run draws from."""
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -56,6 +57,10 @@ class PromptTable:
     def keys(self) -> set[str]:
         """The usable prompts, as texts that are equal for equal prompts."""
         return set(checks.prompt_keys(self._prompts.take(pa.array(self.rows))))
+
+    def texts(self, rows: Sequence[int]) -> list[Any]:
+        """The prompts of these rows as the data set has them: texts, or messages."""
+        return self._prompts.take(pa.array(rows, type=pa.int64())).to_pylist()
 
     def prompts(self, rows: NDArray[np.int64], ordinals: NDArray[np.int64], epochs: NDArray[np.int64]) -> list[Prompt]:
         """The records of rows of the data set, at these places of the run."""

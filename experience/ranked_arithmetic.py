@@ -1,18 +1,16 @@
 """Arithmetic problems with several worked responses each, of which it is known how many steps are wrong."""
 
-import math
 import random
 from pathlib import Path
 
 import pyarrow as pa
 
 from configs.schema.data import RankedArithmeticConfig
-from experience.arithmetic import Problem, arithmetic_tables
+from experience.arithmetic import Problem, arithmetic_tables, slip
 from experience.generated import write_generated
 
 # Part of the files' names: raise it when the same settings begin to give other rows.
 GENERATOR_VERSION = 1
-_LARGEST_SLIP = 3
 
 
 def write_ranked_arithmetic(config: RankedArithmeticConfig, folder: Path) -> tuple[Path, Path]:
@@ -54,12 +52,7 @@ def _with_responses(table: pa.Table, config: RankedArithmeticConfig, source: ran
 
 def _errors(num_steps: int, num_wrong: int, source: random.Random) -> list[int]:
     wrong = set(_sample(range(num_steps), num_wrong, source))
-    return [_slip(source) if step in wrong else 0 for step in range(num_steps)]
-
-
-def _slip(source: random.Random) -> int:
-    size = 1 + math.floor(source.random() * _LARGEST_SLIP)
-    return size if source.random() < 0.5 else -size
+    return [slip(source) if step in wrong else 0 for step in range(num_steps)]
 
 
 def _sample(values: range, count: int, source: random.Random) -> list[int]:

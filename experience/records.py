@@ -39,12 +39,22 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How one group is drawn. `seed` makes each sample a function of (weights, prompt, seed, index)."""
+    """How one group is drawn. `seed` makes each sample a function of (weights, prompt, seed, index).
+
+    `beam_width`: 0 to draw samples one by one; else the group is the best that a beam of so many finds, and neither
+    seed nor temperature has a part in it.
+    """
 
     num_samples: int
     max_response_tokens: int
     temperature: float  # 0: greedy
     seed: int
+    beam_width: int = 0
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences that an engine runs at once for the group."""
+        return self.beam_width or self.num_samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

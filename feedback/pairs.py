@@ -13,6 +13,7 @@ import xxhash
 from experience.dataset import load_dataset
 from experience.errors import DataError
 from experience.store import read_trajectories
+from metrics.whole_file import whole_file
 
 Prompt: TypeAlias = str | list[dict[str, str]]
 
@@ -103,9 +104,8 @@ def _prompt(value: Any, place: str) -> Prompt:
 
 def write_pairs(pairs: Sequence[Pair], path: Path) -> None:
     """One JSON line a pair; the file appears whole or not at all."""
-    draft = path.with_name(f".{path.name}.partial")
-    draft.write_text("".join(json.dumps(asdict(pair)) + "\n" for pair in pairs), encoding="utf-8")
-    draft.rename(path)
+    with whole_file(path) as draft:
+        draft.write_text("".join(json.dumps(asdict(pair)) + "\n" for pair in pairs), encoding="utf-8")
 
 
 def load_pairs(path: Path) -> list[Pair]:

@@ -1,4 +1,4 @@
-"""How sure a measured share or mean is: intervals, and pass@k."""
+"""How sure a measured share or mean is: intervals, and pass@k. The bootstrap has a file of its own."""
 
 from collections.abc import Sequence
 from math import comb, nan, sqrt
@@ -44,23 +44,6 @@ def _score_interval(share: float, num_trials: float, confidence: float) -> tuple
     centre = (share + z**2 / (2 * num_trials)) / scale
     half = z / scale * sqrt(share * (1 - share) / num_trials + z**2 / (4 * num_trials**2))
     return centre - half, centre + half
-
-
-def bootstrap_mean(
-    values: Sequence[float], confidence: float = 0.95, *, num_resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean (Efron 1979), the same for the same seed.
-
-    ValueError for no values or non-finite ones. Samples of one prompt depend on each other: give
-    one mean a prompt, not all its samples.
-    """
-    data = np.asarray(values, dtype=np.float64)
-    if not len(data) or not np.isfinite(data).all():
-        raise ValueError(f"want at least one value, all finite; got {len(data)} values")
-    generator = np.random.default_rng(seed)
-    means = [data[generator.integers(len(data), size=len(data))].mean() for _ in range(num_resamples)]
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
 
 
 def clustered_mean(values: Sequence[float], clusters: Sequence[int], confidence: float = 0.95) -> tuple[float, float]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 
+from metrics.whole_file import whole_file
+
 logger = logging.getLogger(__name__)
 
 
@@ -48,10 +50,9 @@ def _drop_from(path: Path, first_step: int) -> None:
         return
     candidates = (path.with_name(f"{path.name}.{number}") for number in count(1))
     backup = next(candidate for candidate in candidates if not candidate.exists())
-    draft = path.with_name(f"{path.name}.draft")
-    draft.write_text("".join(kept), encoding="utf-8")
-    shutil.copyfile(path, backup)
-    draft.replace(path)
+    with whole_file(path) as draft:
+        draft.write_text("".join(kept), encoding="utf-8")
+        shutil.copyfile(path, backup)
     logger.info(
         "%s: took out %d lines from step %d on; the old file is %s",
         path,

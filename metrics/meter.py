@@ -22,6 +22,12 @@ class Meter:
         self._clock = clock
         self._step_start = clock()
         self._step_spans: list[Span] = []
+        self._under_way: list[str] = []
+
+    @property
+    def phase_now(self) -> str:
+        """The phase that began last of those under way; "other" when none is."""
+        return self._under_way[-1] if self._under_way else "other"
 
     def now(self) -> float:
         """The time by the meter's clock, to be given to `span`."""
@@ -48,12 +54,22 @@ class Meter:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time what runs inside the `with`, also when it raises."""
-        _check_phase(name)  # before the work, not after it
         start = self._clock()
+        try:
+            with self.under_way(name):
+                yield
+        finally:
+            self.span(name, start, self._clock())
+
+    @contextmanager
+    def under_way(self, name: str) -> Iterator[None]:
+        """Inside, `phase_now` is this phase; its time is told afterwards, by `span`."""
+        _check_phase(name)  # before the work, not after it
+        self._under_way.append(name)
         try:
             yield
         finally:
-            self.span(name, start, self._clock())
+            self._under_way.remove(name)
 
     def span(self, name: str, start: float, end: float) -> None:
         """Count a phase that was timed elsewhere, by the same clock: see `now`."""

@@ -32,6 +32,7 @@ PHASES: Final[Mapping[str, str]] = {
     "generate": "waiting for responses",
     "score": "waiting for verdicts after the last response",
     "data": "waiting for the next batch (supervised training)",
+    "logprobs": "reference, critic and old log-probs, of what was not scored while others were sampled",
     "train": "updating the weights",
     "sync": "giving the new weights to the rollout workers",
     "evaluate": "held-out evaluation",
@@ -43,6 +44,24 @@ def _rows(unit: str, reduction: Reduction, meanings: Mapping[str, str]) -> Itera
     for name, meaning in meanings.items():
         yield Metric(name=name, unit=unit, meaning=meaning, reduction=reduction)
 
+
+def _with_ends(name: str, meaning: str) -> dict[str, str]:
+    """A mean over prompts and the ends of its interval."""
+    ends = {f"{name}_{side}": f"{end} end of its 95 % interval" for side, end in (("low", "lower"), ("high", "upper"))}
+    return {name: meaning, **ends}
+
+
+_GUARD_REWARDS: Final = {
+    **_with_ends("guard/proxy", "the trained reward of the guard's held-out responses"),
+    **_with_ends("guard/gold", "their gold score"),
+    **_with_ends("guard/proxy_since_best", "the proxy's change since the best look before, over the same prompts"),
+    **_with_ends("guard/gold_since_best", "the gold score's change since the best look before, over the same prompts"),
+}
+_GUARD_GAINS: Final = {
+    **_with_ends("guard/proxy_gain", "the proxy's change since the first look, in its standard deviations then"),
+    **_with_ends("guard/gold_gain", "the gold score's change since the first look, in its standard deviations then"),
+    **_with_ends("guard/gap", "guard/proxy_gain less guard/gold_gain"),
+}
 
 _ROWS: Final[tuple[Metric, ...]] = (
     *_rows(
@@ -63,6 +82,26 @@ _ROWS: Final[tuple[Metric, ...]] = (
             "eval/preference_reward_difference": "the difference of the two",
         },
     ),
+    *_rows("reward", Reduction.MEAN, _GUARD_REWARDS),
+    *_rows("deviations", Reduction.MEAN, _GUARD_GAINS),
+    *_rows(
+        "nats", Reduction.MEAN, _with_ends("guard/kl", "KL divergence of a held-out response from the reference (k3)")
+    ),
+    *_rows(
+        "tokens", Reduction.MEAN, _with_ends("guard/length_drift", "length of a held-out response since the first look")
+    ),
+    *_rows(
+        "share",
+        Reduction.MEAN,
+        _with_ends("guard/repetition_drift", "share of repeated 3-grams in a held-out response since the first look"),
+    ),
+    *_rows(
+        "steps",
+        Reduction.LAST,
+        {"guard/best_step": "step of the best look: more gold than the one before, beyond noise"},
+    ),
+    *_rows("looks", Reduction.LAST, {"guard/looks_below": "over-optimised looks in a row"}),
+    *_rows("actions", Reduction.LAST, {"guard/actions": "what the guard has done so far"}),
     *_rows(
         "samples",
         Reduction.SUM,
@@ -164,6 +203,7 @@ _ROWS: Final[tuple[Metric, ...]] = (
             "time/step": "wall-clock time of the step",
             "time/update": "forward, backward and optimiser on the slowest rank; a part of time/train",
             **{f"time/{phase}": meaning for phase, meaning in PHASES.items()},
+            "time/turns": "ranks and engines giving each other their GPUs; a part of time/train and time/sync",
             "time/other": "time of the step that no phase covers",
         },
     ),
@@ -209,7 +249,10 @@ _ROWS: Final[tuple[Metric, ...]] = (
     *_rows(
         "share",
         Reduction.MEAN,
-        {"throughput/mfu": "model FLOPs utilisation: throughput/tflops_per_rank of what the device can do at best"},
+        {
+            "throughput/mfu": "model FLOPs utilisation: throughput/tflops_per_rank of what the device can do at best",
+            "throughput/scored_ahead": "groups that reference, critic and old policy scored while others were sampled",
+        },
     ),
     *_rows("sequences/s", Reduction.SUM, {"throughput/sequences_per_second": "sequences trained a second"}),
     *_rows(
@@ -235,6 +278,7 @@ BETTER: Final[Mapping[str, Literal["higher", "lower"]]] = {
     "eval/accuracy": "higher",
     "eval/pass_at_k": "higher",
     "eval/reward_mean": "higher",
+    "guard/gold": "higher",
     "eval/loss": "lower",
     "eval/perplexity": "lower",
     "eval/preference_accuracy": "higher",

@@ -7,6 +7,7 @@ from typing import Any
 
 from metrics.console_sink import ConsoleSink
 from metrics.jsonl_sink import JsonlSink
+from metrics.log_sink import LogSink
 from metrics.sink import BestEffort, Sink
 from metrics.tensorboard_sink import TensorBoardSink
 from metrics.wandb_sink import WandbSink
@@ -30,6 +31,7 @@ def open_sinks(options: SinkOptions) -> tuple[Sink, ...]:
     sinks: list[Sink] = [
         JsonlSink(options.folder / "metrics.jsonl", first_step=options.first_step),
         ConsoleSink(num_steps=options.num_steps),
+        BestEffort("run.log", LogSink(options.folder / "run.log", num_steps=options.num_steps)),
     ]
     if options.tensorboard:
         writer = TensorBoardSink(options.folder / "tensorboard", first_step=options.first_step)

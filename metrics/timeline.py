@@ -1,13 +1,19 @@
-"""When each phase ran, as a trace that Perfetto (ui.perfetto.dev) and chrome://tracing open."""
+"""When each phase ran, and what each actor did, as a trace that Perfetto (ui.perfetto.dev) and chrome://tracing open.
+
+Its times are those of `ray timeline`, microseconds since 1970, so that the events of both can stand in one file.
+"""
 
 import json
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-MAX_SPANS: Final = 200_000  # the latest ones are kept: a few days of steps, some 20 MB of trace
+MAX_SPANS: Final = 200_000  # the latest ones are kept, of phases and of actors: days of steps, some 40 MB of trace
+DRIVER: Final = "driver"
+_FIRST_ID: Final = 10_000  # `ray timeline` numbers its nodes from 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +40,20 @@ def covered(intervals: Iterable[tuple[float, float]]) -> float:
     return total
 
 
+_of_actors: deque[Span] = deque(maxlen=MAX_SPANS)
+
+
+def actor_span(actor: str, name: str, start: float) -> None:
+    """`actor`, such as "rollout-0", did something from `start`, by time.monotonic() of the driver, until now."""
+    _of_actors.append(Span(name=name, start=start, end=time.monotonic(), lane=actor))
+
+
 class Timeline:
-    """The spans of a run, in memory until they are written."""
+    """The spans of a run, in memory until they are written; with those of its actors since it was made."""
 
     def __init__(self) -> None:
         self._spans: deque[Span] = deque(maxlen=MAX_SPANS)
+        self._began = time.monotonic()
 
     @property
     def spans(self) -> Sequence[Span]:
@@ -57,44 +72,57 @@ class Timeline:
         return {name: covered(parts) for name, parts in intervals.items()}
 
     def write(self, path: Path) -> None:
-        """Write the trace in Chrome's JSON format. The earliest span starts at 0."""
+        """Write the trace in Chrome's JSON format. Phases must have been timed by time.monotonic()."""
         path.write_text(json.dumps({"displayTimeUnit": "ms", "traceEvents": self._events()}), encoding="utf-8")
 
     def _events(self) -> list[dict[str, Any]]:
-        origin = min((span.start for span in self._spans), default=0.0)
+        to_1970 = round((time.time() - time.monotonic()) * 1e6)
         rows = _Rows()
-        events = [
-            {
-                "ph": "X",
-                "name": span.name,
-                "pid": 1,
-                "tid": rows.place(span),
-                "ts": round((span.start - origin) * 1e6, 3),
-                "dur": round((span.end - span.start) * 1e6, 3),
-            }
-            for span in sorted(self._spans, key=lambda span: span.start)
-        ]
+        actors = [span for span in _of_actors if span.start >= self._began]
+        events = []
+        for span in sorted([*self._spans, *actors], key=lambda span: span.start):
+            group, row = rows.place(span)
+            events.append(
+                {
+                    "ph": "X",
+                    "cat": "actor" if span.lane else "phase",
+                    "name": span.name,
+                    "pid": group,
+                    "tid": row,
+                    "ts": to_1970 + round(span.start * 1e6),
+                    "dur": round(span.end * 1e6) - round(span.start * 1e6),
+                }
+            )
         return [*rows.names(), *events]
 
 
 class _Rows:
-    """Draws spans of one lane that overlap in rows of their own, since a row can only nest them."""
+    """Draws spans of one lane that overlap in rows of their own, since a row can only nest them.
+
+    The phases are one group of rows, those of the driver, and the actors of a kind are another.
+    """
 
     def __init__(self) -> None:
         self._ends: dict[str, list[float]] = {}  # lane -> when each of its rows is free again
-        self._ids: dict[tuple[str, int], int] = {}
+        self._ids: dict[tuple[int, str, int], int] = {}
+        self._groups: dict[str, int] = {}
 
-    def place(self, span: Span) -> int:
-        """The row of `span`; spans come in order of their start."""
+    def place(self, span: Span) -> tuple[int, int]:
+        """Group and row of `span`; spans come in order of their start."""
         lane = span.lane or span.name
         ends = self._ends.setdefault(lane, [])
         free = next((index for index, end in enumerate(ends) if end <= span.start), len(ends))
         ends[free : free + 1] = [span.end]
-        return self._ids.setdefault((lane, free), len(self._ids) + 1)
+        group = span.lane.rpartition("-")[0] or DRIVER
+        pid = self._groups.setdefault(group, _FIRST_ID + len(self._groups))
+        key = (pid, lane, free)
+        return pid, self._ids.setdefault(key, _FIRST_ID + len(self._ids))
 
     def names(self) -> list[dict[str, Any]]:
-        """The events that label the rows."""
-        return [
-            {"ph": "M", "name": "thread_name", "pid": 1, "tid": row, "args": {"name": lane}}
-            for (lane, _), row in self._ids.items()
-        ]
+        """The events that label groups and rows."""
+        groups = [_name("process_name", pid, 0, group) for group, pid in self._groups.items()]
+        return [*groups, *(_name("thread_name", pid, row, lane) for (pid, lane, _), row in self._ids.items())]
+
+
+def _name(kind: str, pid: int, tid: int, name: str) -> dict[str, Any]:
+    return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": {"name": name}}

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from reports.run_data import RunData, Series, row_of
 from reports.samples import reward_intervals
 
-LEARNING, POLICY, SAMPLING, REWARDS, SPEED, OTHER = (
-    "What was learned", "How the policy moved", "Engine and trainer", "Rewards and groups", "Time and memory", "Other",
+LEARNING, GUARD, POLICY, SAMPLING, REWARDS, SPEED, OTHER = (
+    "What was learned", "Proxy and gold", "How the policy moved", "Engine and trainer", "Rewards and groups",
+    "Time and memory", "Other",
 )  # fmt: skip
 
 
@@ -69,6 +70,12 @@ def _specs(section: str, charts: Mapping[str, str]) -> Iterator[Spec]:
         yield Spec(section=section, title=title, names=tuple(names.split()))
 
 
+def _guard_specs(charts: Mapping[str, str]) -> Iterator[Spec]:
+    """Each with the interval that is logged beside it."""
+    for title, name in charts.items():
+        yield Spec(section=GUARD, title=title, names=(name,), bounds=(f"{name}_low", f"{name}_high"))
+
+
 SPECS = (
     Spec(section=LEARNING, title="Reward", names=("reward/mean",)),
     Spec(
@@ -97,6 +104,28 @@ SPECS = (
             "Distance from the reference": "preference/drift",
             "Brier score": "preference/brier eval/preference_brier",
             "Calibration error": "preference/calibration_error eval/preference_calibration_error",
+        },
+    ),
+    *_guard_specs(
+        {
+            "Proxy": "guard/proxy",
+            "Gold": "guard/gold",
+            "Proxy since the first look": "guard/proxy_gain",
+            "Gold since the first look": "guard/gold_gain",
+            "Gap between proxy and gold": "guard/gap",
+            "Proxy since the best look": "guard/proxy_since_best",
+            "Gold since the best look": "guard/gold_since_best",
+            "KL from the reference, of a response": "guard/kl",
+            "Drift of length": "guard/length_drift",
+            "Drift of repetition": "guard/repetition_drift",
+        }
+    ),
+    *_specs(
+        GUARD,
+        {
+            "Best look": "guard/best_step",
+            "Over-optimised looks in a row": "guard/looks_below",
+            "Actions of the guard": "guard/actions",
         },
     ),
     *_specs(
@@ -149,7 +178,7 @@ _ELSEWHERE = ("time/", "share/", "score/")  # shown as stacks
 
 def make_charts(runs: Sequence[RunData]) -> dict[str, list[Chart]]:
     """Section -> its charts, of all runs together; metrics that no chart names come last, each in one of its own."""
-    sections: dict[str, list[Chart]] = {name: [] for name in (LEARNING, POLICY, SAMPLING, REWARDS, SPEED, OTHER)}
+    sections: dict[str, list[Chart]] = {name: [] for name in (LEARNING, GUARD, POLICY, SAMPLING, REWARDS, SPEED, OTHER)}
     bands = [reward_intervals(run) for run in runs]
     for spec in (*SPECS, *_other_specs(runs)):
         chart = _chart(spec, runs, bands)

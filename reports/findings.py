@@ -16,6 +16,7 @@ RULES: tuple[Callable[[Curves], Finding | None], ...] = (
     signal.reward_flat,
     signal.reward_falls,
     signal.held_out_moves,
+    signal.over_optimised,
     policy.held_out_loss_turns,
     policy.entropy_collapse,
     policy.kl_runs_away,

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,16 +12,18 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from metrics.text import one_line, visible
+from metrics.whole_file import whole_file
 from reports.charts import Chart, make_charts
 from reports.findings import findings
+from reports.guard_panel import guard_panel
 from reports.recipe import changed_settings, differing_settings
 from reports.run_data import RunData, Series, row_of
 from reports.sample_view import run_samples
 from reports.samples import failure_reasons, left_out
 from reports.scale import thinned, tick_label
 from reports.stacks import Stack, phase_stack, verdict_stack
-from reports.svg import line_chart, stack_chart, timeline
-from reports.text import one_line, visible
+from reports.svg import guard_chart, line_chart, stack_chart, timeline
 from reports.trace import step_trace
 
 MAX_STEPS = 2000  # of a metric on the page; of a longer run the extremes of each stretch
@@ -39,12 +40,8 @@ class Tile:
 
 def write_page(runs: Sequence[RunData], path: Path, *, reload_seconds: int | None = None) -> None:
     """Write the report of `runs` to `path`, whole or not at all. `reload_seconds`: the page reads itself anew."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as draft:
         draft.write_text(render(runs, reload_seconds=reload_seconds), encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def render(runs: Sequence[RunData], *, reload_seconds: int | None = None) -> str:
@@ -58,6 +55,7 @@ def render(runs: Sequence[RunData], *, reload_seconds: int | None = None) -> str
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # in the record's order, and short
     environment.filters |= {"chart": line_chart, "stack": stack_chart, "timeline": timeline, "visible": visible}
+    environment.filters |= {"guard_chart": guard_chart}
     environment.filters |= {"one_line": one_line, "exact": _exact, "value": tick_label}
     style, script = (_source(environment, name) for name in ("style.css", "script.js"))
     return environment.get_template("report.html").render(
@@ -83,6 +81,7 @@ def _context(runs: Sequence[RunData]) -> dict[str, Any]:
         "changed": changed_settings(recipes),
         "differing": {setting.key for setting in differing_settings(recipes)} if len(runs) > 1 else set(),
         "sections": {title: charts for title, charts in sections.items() if charts},
+        "guards": [panel for run in runs if (panel := guard_panel(run))],
         "phases": [phases for phases, _ in stacks if phases],
         "verdicts": [verdicts for _, verdicts in stacks if verdicts and verdicts.layers],
         "reasons": [failure_reasons(run) for run in runs],

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
+from metrics.text import one_line, visible
 from reports.recipe import has_token_advantages
 from reports.run_data import RunData
 from reports.samples import Change, Sample, best, most_changed, worst
-from reports.text import one_line, visible
 from reports.tokens import Colouring, load_tokenizer, pieces
 
 MAX_PIECES = 400  # of one response on the page

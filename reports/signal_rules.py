@@ -65,6 +65,32 @@ def held_out_moves(curves: Curves) -> Finding | None:
     )
 
 
+def over_optimised(curves: Curves) -> Finding | None:
+    """At a look, gold was below its best beyond noise, and the proxy was not: the newest such look."""
+    below, best, acts = (curves.get(f"guard/{name}") for name in ("looks_below", "best_step", "actions"))
+    looks = [step for step, count in below.finite if count] if below else []
+    if not looks or best is None:
+        return None
+    step = looks[-1]
+    gold, proxy = (_with_interval(curves, f"guard/{name}_since_best", step) for name in ("gold", "proxy"))
+    best_step = best.at(step) or 0
+    num_actions = acts.at(step) if acts else None
+    acted = f" The guard has acted {num_actions:.0f} times by then." if num_actions else ""
+    return Finding(
+        tone="bad",
+        title="The proxy is over-optimised",
+        evidence=f"At step {step} gold had changed by {gold} since the best look, step {best_step:.0f}, and the "
+        f"proxy by {proxy}; 95 % intervals over the same prompts.{acted}",
+        advice="The reward no longer stands for what counts: use the best look's checkpoint, hold the KL tighter, or "
+        "train the reward model anew on responses of this policy.",
+    )
+
+
+def _with_interval(curves: Curves, name: str, step: int) -> str:
+    mean, low, high = (curves[name + end].at(step) if name + end in curves else None for end in ("", "_low", "_high"))
+    return "?" if mean is None or low is None or high is None else f"{mean:+.3g} ({low:+.3g} to {high:+.3g})"
+
+
 def groups_equal(curves: Curves) -> Finding | None:
     """In most groups all rewards are the same, so that there is nothing to compare."""
     _, late = ends(curves, "group/equal_fraction")

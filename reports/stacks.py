@@ -9,7 +9,8 @@ from reports.run_data import RunData
 
 # Colours of the style sheet; phases keep theirs in the timeline. Generation blue, training orange.
 _PHASE_COLOURS = {
-    phase: place for place, phase in enumerate(("generate", "train", "score", "sync", "evaluate", "save", "data"))
+    phase: place
+    for place, phase in enumerate(("generate", "train", "score", "sync", "evaluate", "save", "data", "logprobs"))
 }
 OTHER_COLOUR = 8
 

@@ -6,10 +6,11 @@ from itertools import accumulate
 
 from markupsafe import Markup, escape
 
+from metrics.text import one_line
 from reports.charts import Chart, Curve
+from reports.guard_panel import GuardPanel
 from reports.scale import Axis, Point, step_axis, thinned, tick_label, ticks, value_axis, whole_ticks
 from reports.stacks import Stack
-from reports.text import one_line
 from reports.trace import StepTrace
 
 WIDTH, HEIGHT = 460, 200
@@ -63,6 +64,30 @@ def stack_chart(stack: Stack) -> Markup:
     )
 
 
+def guard_chart(panel: GuardPanel) -> Markup:
+    """Proxy and gold with their intervals over the distance from the initial policy, and the fitted law of gold."""
+    points = [point for curve in panel.curves.values() for point in curve]
+    farthest = max(point.distance for point in points) or 1.0
+    across = Axis(low=0.0, high=1.05 * farthest, begin=_LEFT, end=WIDTH - _RIGHT)
+    up = value_axis([end for p in points for end in (p.low, p.high)], begin=HEIGHT - _BOTTOM, end=_TOP)
+    drawn = list(_ground(across, up, "distance"))
+    for colour, curve in enumerate(panel.curves.values()):
+        drawn.append(_polyline([(p.distance, p.gain) for p in curve], across, up, f"line s{colour} d0"))
+        for point in curve:
+            x, title = across.place(point.distance), _tag("title", f"step {point.step}: {point.gain:.3g}")
+            ends = {"y1": up.place(point.low), "y2": up.place(point.high)}
+            drawn.append(_tag("line", x1=x, x2=x, **ends, class_=f"line s{colour} d0"))
+            drawn.append(_tag("circle", title, cx=x, cy=up.place(point.gain), r=2.8, class_=f"dot f{colour}"))
+    if panel.law is not None:
+        grid = [farthest * number / 100 for number in range(101)]
+        law = [(d, gain) for d in grid if up.low <= (gain := panel.law.gain(d)) <= up.high]
+        drawn.append(_polyline(law, across, up, "line s1 d2"))
+    lasts = "; ".join(
+        f"{name}: {curve[-1].gain:.3g} at distance {curve[-1].distance:.3g}" for name, curve in panel.curves.items()
+    )
+    return _svg(drawn, label=f"{panel.title}. {lasts}. {panel.meaning}", height=HEIGHT)
+
+
 def timeline(trace: StepTrace) -> Markup:
     """One step: a row for each lane, a bar for each span."""
     height = _TOP + _ROW * len(trace.lanes) + _BOTTOM
@@ -83,6 +108,22 @@ def timeline(trace: StepTrace) -> Markup:
             drawn.append(_tag("rect", title, **bar, class_=f"area f{span.colour}"))
     label = f"One step of {trace.seconds:.4g} seconds: " + "; ".join(map(str, trace.lanes))
     return _svg(drawn, label=label, height=height, width=_TIMELINE_WIDTH)
+
+
+def _ground(across: Axis, up: Axis, name: str) -> Iterator[Markup]:
+    """Two axes of plain numbers; `name`: of the lower one."""
+    for tick in ticks(up):
+        y = up.place(tick)
+        yield _tag("line", x1=across.begin, x2=across.end, y1=y, y2=y, class_="grid")
+        yield _tag("text", tick_label(tick, ""), x=across.begin - 6, y=y + 4, class_="tick end")
+    for tick in ticks(across):
+        yield _tag("text", tick_label(tick, ""), x=across.place(tick), y=HEIGHT - _BOTTOM + 16, class_="tick middle")
+    yield _tag("text", name, x=across.end, y=HEIGHT - 3, class_="tick end")
+
+
+def _polyline(points: Sequence[tuple[float, float]], across: Axis, up: Axis, class_: str) -> Markup:
+    path = "L".join(f"{across.place(x):.1f} {up.place(y):.1f}" for x, y in points)
+    return _tag("path", d=f"M{path}" if path else "", class_=class_)
 
 
 def _grid(across: Axis, up: Axis, unit: str) -> Iterator[Markup]:

@@ -57,13 +57,13 @@ def step_trace(path: Path) -> StepTrace | None:
     except ValueError as error:
         logger.warning("%s: not a whole timeline (%s); left out", path, error)
         return None
-    spans = [event for event in events if event.get("ph") == "X"]
+    spans = [event for event in events if event.get("ph") == "X" and event.get("cat", "phase") == "phase"]
     begins = next((starts for name in _BEGINNINGS if len(starts := _starts(spans, name)) > 1), None)
     if begins is None:
         return None
     steps = sorted(pairwise(begins), key=lambda step: (step[1] - step[0], step[0]))
     begin, end = steps[(len(steps) - 1) // 2]
-    names = {event["tid"]: event["args"]["name"] for event in events if event.get("ph") == "M"}
+    names = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
     return StepTrace(seconds=(end - begin) / 1e6, lanes=_lanes(spans, names, begin, end))
 
 

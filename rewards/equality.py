@@ -9,12 +9,11 @@ import logging
 import math
 import re
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 from math_verify import LatexExtractionConfig, parse, verify
 
-from rewards.numbers import decimal_places, read_decimal_comma, read_number
+from rewards.numbers import ROUNDED_DECIMALS, decimal_places, numbers_equal, read_number
 from rewards.raw_text import ending, last_number
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its time-outs are off, as they must be
@@ -39,7 +38,7 @@ class Policies:
     is_list_order_free: bool = True  # "1, 2" equals "2, 1"
     must_be_reduced: bool = False  # 2/4 is no answer where 1/2 is asked for
     is_decimal_a_fraction: bool = True  # 0.5 equals 1/2
-    min_rounded_decimals: int = 4  # 2.6667 equals 8/3: so many places may be rounded
+    min_rounded_decimals: int = ROUNDED_DECIMALS  # 2.6667 equals 8/3: so many places may be rounded
 
 
 def warm_up() -> None:
@@ -63,7 +62,7 @@ def are_equal(answer: str, gold: str, policies: Policies, is_whole: bool = True)
         return True
     if is_whole and _is_against(policies, left, right):
         return False
-    decided = _numbers_equal(left, right, policies.min_rounded_decimals)
+    decided = numbers_equal(left, right, policies.min_rounded_decimals)
     return _verified(answer, gold, policies, is_whole) if decided is None else decided
 
 
@@ -87,18 +86,6 @@ def normalised(text: str) -> str:
             text = text.replace(old, new)
         text = _TEXT.sub(r"\1", text)
     return " ".join(text.split()).removesuffix(".").strip()
-
-
-def _numbers_equal(answer: str, gold: str, min_rounded_decimals: int) -> bool | None:
-    """The verdict on two numbers; None when one of them is none, or a comma may be a decimal point or a separator."""
-    left, right = read_number(answer), read_number(gold)
-    if left is not None and right is not None:
-        places = decimal_places(answer) or decimal_places(gold)
-        is_rounded = places >= min_rounded_decimals and abs(left - right) <= Fraction(1, 2 * 10**places)
-        return left == right or is_rounded
-    left = left if left is not None else read_decimal_comma(answer)
-    right = right if right is not None else read_decimal_comma(gold)
-    return True if left is not None and left == right else None
 
 
 def _is_against(policies: Policies, answer: str, gold: str) -> bool:

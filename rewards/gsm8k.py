@@ -14,7 +14,7 @@ def score_gsm8k(item: RewardInput) -> Score:
 
     A currency sign before it and one word after it are no part of the number.
     """
-    gold = read_number(_bare((item.answer or "").rpartition("####")[2]))
+    gold = read_number(bare_number((item.answer or "").rpartition("####")[2]))
     if gold is None:
         return Score(value=None, status=Status.ERROR, detail=f"the gold answer {item.answer!r} holds no number")
     text = final_text(item.response, item.prompt)
@@ -23,14 +23,15 @@ def score_gsm8k(item: RewardInput) -> Score:
         return Score(value=0.0, status=Status.NO_ANSWER, detail="no `#### number` after the thinking")
     if found.refusal:
         return Score(value=0.0, status=Status.REFUSED, detail=found.refusal)
-    return Score(value=float(read_number(_bare(found.answers[0])) == gold), detail=found.answers[0])
+    return Score(value=float(read_number(bare_number(found.answers[0])) == gold), detail=found.answers[0])
 
 
 def score_number_gold(item: RewardInput) -> Score:
     """1 when the gold answer is a number (after the last `####`, where there is one); else 0."""
-    is_number = read_number(_bare((item.answer or "").rpartition("####")[2])) is not None
+    is_number = read_number(bare_number((item.answer or "").rpartition("####")[2])) is not None
     return Score(value=float(is_number), detail="" if is_number else f"{(item.answer or '')[-80:]!r} is no number")
 
 
-def _bare(text: str) -> str:
+def bare_number(text: str) -> str:
+    """`text` without a currency sign before it and one word after it."""
     return _UNITS.sub("", text.strip())

@@ -3,6 +3,8 @@
 import re
 from fractions import Fraction
 
+ROUNDED_DECIMALS = 4  # 2.6667 equals 8/3: so many places may be rounded
+
 _LONGEST = 200
 _THOUSANDS = r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])"
 _NUMBER = re.compile(rf"(?:{_THOUSANDS}|[1-9][0-9]{{0,2}}(?: [0-9]{{3}})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+")
@@ -35,6 +37,18 @@ def read_decimal_comma(text: str) -> Fraction | None:
 def decimal_places(text: str) -> int:
     """The digits after the last decimal point."""
     return max((len(digits) for digits in re.findall(r"\.([0-9]+)", text)), default=0)
+
+
+def numbers_equal(answer: str, gold: str, min_rounded_decimals: int = ROUNDED_DECIMALS) -> bool | None:
+    """The verdict on two numbers; None when one of them is none, or a comma may be a decimal point or a separator."""
+    left, right = read_number(answer), read_number(gold)
+    if left is not None and right is not None:
+        places = decimal_places(answer) or decimal_places(gold)
+        is_rounded = places >= min_rounded_decimals and abs(left - right) <= Fraction(1, 2 * 10**places)
+        return left == right or is_rounded
+    left = left if left is not None else read_decimal_comma(answer)
+    right = right if right is not None else read_decimal_comma(gold)
+    return True if left is not None and left == right else None
 
 
 class _Reader:

@@ -97,8 +97,13 @@ class RewardPool:
         """`score` for callers without an event loop."""
         return asyncio.run(self.score(items))
 
+    @property
+    def num_waiting(self) -> int:
+        """Jobs that wait for a free process."""
+        return self._jobs.qsize()
+
     def __str__(self) -> str:
-        return f"{self._jobs.qsize()} jobs in the queue of {len(self._lanes)} processes"
+        return f"{self.num_waiting} jobs in the queue of {len(self._lanes)} processes"
 
     def close(self) -> None:
         """End every process; returns when they are gone. Samples that still wait get a RuntimeError."""

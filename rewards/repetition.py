@@ -12,8 +12,13 @@ def score_repetition(item: RewardInput, size: int = 3) -> float:
     """
     if not 1 <= size <= 50:
         raise RewardError(f"repetition: size={size}: expected 1 to 50 words")
-    words = item.response.lower().split()
-    units = words if len(item.response) < 20 * max(len(words), 1) else list(item.response)
+    return -repeated_share(item.response, size) or 0.0
+
+
+def repeated_share(text: str, size: int = 3) -> float:
+    """The share of a text's runs of `size` words (n-grams) that repeat an earlier one, 0 to 1; 0 without any run."""
+    words = text.lower().split()
+    units = words if len(text) < 20 * max(len(words), 1) else list(text)
     units = units[-_MOST_WORDS:]
     runs = [tuple(units[at : at + size]) for at in range(len(units) - size + 1)]
-    return len(set(runs)) / len(runs) - 1.0 if runs else 0.0
+    return 1.0 - len(set(runs)) / len(runs) if runs else 0.0

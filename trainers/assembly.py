@@ -27,7 +27,7 @@ from trainers.model import (
     new_model,
     place,
 )
-from trainers.model_files import NORMALIZATION, RewardNormalization
+from trainers.model_files import NORMALIZATION, RewardNormalization, reward_normalization
 from trainers.objective_trainer import ObjectiveTrainer
 from trainers.parallel import Layout, join_layout
 from trainers.policy import PolicyObjective
@@ -37,7 +37,8 @@ from trainers.rank import RankTrainer
 from trainers.reference_trainer import ReferenceTrainer
 from trainers.reward_model import RewardModel, exported_config, is_classifier, load_classifier
 from trainers.value_model import value_model, value_model_of_rewards
-from trainers.zero import FrozenModel, ZeroEngine
+from trainers.zero.engine import ZeroEngine
+from trainers.zero.frozen import FrozenModel
 
 EXPORT_BUCKET_BYTES = 2 << 30
 ADAPTER = "adapter"  # the folder of an export that peft loads
@@ -85,12 +86,11 @@ def assemble(spec: LearnerSpec) -> RankTrainer:
         return ObjectiveTrainer(
             engine, objective, reference=_reference(engine, spec) if objective.needs_reference else None, layout=layout
         )
+    needs_reference = objective.algorithm.needs_reference or spec.measures_kl
     return PolicyTrainer(
         engine,
         objective,
-        reference=(
-            _reference(engine, spec) if objective.algorithm.needs_reference and not spec.reference.num_ranks else None
-        ),
+        reference=_reference(engine, spec) if needs_reference and not spec.reference.num_ranks else None,
         critic=_critic(spec, objective, layout) if spec.critic is not None and not spec.critic.num_ranks else None,
         layout=layout,
     )
@@ -135,7 +135,8 @@ def _critic(spec: LearnerSpec, objective: PolicyObjective, layout: Layout) -> Cr
     if config.path is not None:
         spec = replace(spec, model=spec.model.model_copy(update={"path": config.path, "new": None}))
     if config.path is not None and is_classifier(config.path):
-        model = value_model_of_rewards(_placed(load_classifier(spec.model, seed=spec.seed), spec))
+        classifier = _placed(load_classifier(spec.model, seed=spec.seed), spec)
+        model = value_model_of_rewards(classifier, reward_normalization(config.path).std)
     else:
         model = value_model(build_policy(spec).causal_lm)
     check_sharing(model.body, layout)

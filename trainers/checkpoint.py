@@ -20,58 +20,32 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from trainers.manifest import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    CheckpointError,
+    FileEntry,
+    Manifest,
+    Untrusted,
+    Written,
+    read_manifest,
+    write_manifest,
+)
+
+__all__ = ["CheckpointError", "Untrusted", "Written"]  # beside what is defined here
+
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
-MANIFEST = "manifest.json"
-DIGEST = "digest"  # the manifest's key for the SHA-256 of all its others
 STATE = "state.json"
 HELD_OUT = "held_out"  # the state's key for what was measured at its step, if anything was
+BY_PROMPT = "held_out_by_prompt"  # that for the numbers of each prompt behind it, where they are known
 PREFIX = "step_"
 HASH_THREADS = 4
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that may not be used. The message names the file and what is wrong with it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileEntry:
-    """What a file must be."""
-
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """By whom a checkpoint's shards were written: see Manifest."""
-
-    world_size: int
-    config_digest: str
-    own_ranks: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """What a checkpoint holds, and for whom.
-
-    `world_size`: ranks of the policy. `own_ranks`: of each other model that has ranks of its own.
-    """
-
-    schema_version: int
-    step: int
-    world_size: int
-    config_digest: str
-    created: str
-    files: Mapping[str, FileEntry]
-    own_ranks: Mapping[str, int] = field(default_factory=dict)
 
 
 def folder_of(root: Path, step: int) -> Path:
@@ -129,8 +103,7 @@ def require_space(folder: Path, nbytes: int) -> None:
 
 def _seal(folder: Path, manifest: Manifest) -> None:
     path = folder / MANIFEST
-    content = asdict(manifest)
-    path.write_text(json.dumps({**content, DIGEST: _digest(content)}, indent=1) + "\n", encoding="utf-8")
+    write_manifest(path, manifest)
     for file in [*_files(folder), path]:
         _flush(file)
     for directory in [*(p for p in folder.rglob("*") if p.is_dir()), folder]:
@@ -147,12 +120,15 @@ def _move_into_place(draft: Path, folder: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def verify(folder: Path) -> Manifest:
-    """The manifest of a checkpoint whose files are all there and as they were written.
+def verify(folder: Path, *, on_trust: bool = False) -> Manifest:
+    """The manifest of a checkpoint whose files are all there, as this user wrote them.
 
-    CheckpointError names the first file that is missing, changed, or not listed.
+    CheckpointError names the first file that is missing, changed, or not listed; Untrusted where somebody else may
+    have written them, unless they are taken on trust.
     """
-    manifest = _read_manifest(folder / MANIFEST)
+    if folder.is_symlink():
+        raise CheckpointError(f"{folder}: a symbolic link; checkpoints are plain folders")
+    manifest = read_manifest(folder / MANIFEST, on_trust=on_trust)
     found = {str(path.relative_to(folder)) for path in _files(folder)}
     for name in sorted(manifest.files.keys() - found):
         raise CheckpointError(f"{folder / name}: missing; the manifest lists it")
@@ -165,6 +141,20 @@ def verify(folder: Path) -> Manifest:
         if actual[name].sha256 != expected.sha256:
             raise CheckpointError(f"{folder / name}: its SHA-256 is not the manifest's; the file was changed")
     return manifest
+
+
+def trust(folder: Path) -> None:
+    """Sign somebody else's checkpoint, if it is whole, so that it counts as this user's from here on."""
+    with suppress(Untrusted):
+        read_manifest(folder / MANIFEST)
+        return
+    manifest = verify(folder, on_trust=True)
+    draft = folder.with_name(f".{MANIFEST}.{folder.name}")
+    write_manifest(draft, manifest)
+    _flush(draft)
+    draft.replace(folder / MANIFEST)
+    _flush(folder)
+    logger.warning("%s: taken on trust, and signed with your key now", folder)
 
 
 def check_ranks(folder: Path, manifest: Manifest, own_ranks: Mapping[str, int]) -> None:
@@ -193,42 +183,25 @@ def scratch_beside(folder: Path, purpose: str) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _read_manifest(path: Path) -> Manifest:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version = content["schema_version"]
-        if version != SCHEMA_VERSION:
-            raise CheckpointError(f"{path}: schema_version={version}; this version of wutong reads {SCHEMA_VERSION}")
-        if content.pop(DIGEST) != _digest(content):
-            raise CheckpointError(f"{path}: its own digest does not fit it; the file was changed")
-        files = {name: FileEntry(**entry) for name, entry in content.pop("files").items()}
-        return Manifest(**content, files=files)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not a manifest ({error})") from error
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 def all_checkpoints(root: Path) -> list[Path]:
     """Complete checkpoints below `root`, oldest first; unverified."""
     found = [path for path in root.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal()]
     return sorted(found, key=step_of)
 
 
-def latest_valid(root: Path) -> Path | None:
-    """The newest checkpoint that passes `verify`; bad ones are passed over with a warning.
+def latest_valid(root: Path, *, on_trust: bool = False) -> Path | None:
+    """The newest checkpoint that passes `verify`; damaged ones are passed over with a warning.
 
-    None when there is none at all; CheckpointError when there are some, but none can be used.
+    None when there is none at all; CheckpointError when there are some, but none can be used. Untrusted ones are not
+    passed over: who put them there, and why, is to be asked first.
     """
     found = all_checkpoints(root)
     for folder in reversed(found):
         try:
-            verify(folder)
+            verify(folder, on_trust=on_trust)
             return folder
+        except Untrusted:
+            raise
         except CheckpointError as error:
             logger.warning("passing over a damaged checkpoint: %s", error)
     if found:

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experience.columns import Place, TokenColumn, place_of
-from experience.records import MicroBatch
+from experience.records import Batch, MicroBatch
+from trainers.lanes import Lanes
 from trainers.packed import Packed
-from trainers.passes import Packs, Scores
+from trainers.passes import Packs, Scores, own_micro_batches
 
 
 def column_of(scores: Scores) -> TokenColumn:
@@ -33,6 +34,12 @@ def scores_from(columns: Iterable[TokenColumn], micro_batches: Iterable[MicroBat
     for column in columns:
         found |= column.by_place()
     return {micro_batch: _scores(found, micro_batch, packs[micro_batch]) for micro_batch in micro_batches}
+
+
+def lanes_from(columns: Mapping[str, Iterable[TokenColumn]], batch: Batch, packs: Packs) -> Lanes:
+    """The lanes of this rank's micro-batches, from the columns of each by its name in Lanes."""
+    micro_batches = own_micro_batches(batch.mini_batches)
+    return Lanes(**{name: scores_from(found, micro_batches, packs) for name, found in columns.items()})
 
 
 def _scores(found: Mapping[Place, NDArray[np.float32]], micro_batch: MicroBatch, packed: Packed) -> Tensor:

@@ -12,7 +12,7 @@ from trainers.flops import pass_flops
 from trainers.lanes import Lanes, TokenCredit
 from trainers.passes import Packs, Scores, backward, score
 from trainers.policy import PolicyObjective
-from trainers.zero import ZeroEngine
+from trainers.zero.engine import ZeroEngine
 
 # Needed for the explained variance, and of no use once it is there.
 _MOMENTS = ("raw/return_square_mean", "raw/residual_mean", "raw/residual_square_mean")
@@ -47,10 +47,13 @@ class Critic:
 
         return backward(self.engine, [(micro_batch, loss) for micro_batch in mini_batch.ranks[0]])
 
-    def flops(self, batch: Batch) -> float:
-        """Of this rank's passes on the batch: the values before it, and the updates."""
-        module = self.engine.module
-        return pass_flops(module, batch.mini_batches) + (1 + BACKWARD_PASSES) * pass_flops(module, batch.updates)
+    def scoring_flops(self, batch: Batch) -> float:
+        """Of this rank's passes for the values of the batch."""
+        return pass_flops(self.engine.module, batch.mini_batches)
+
+    def update_flops(self, batch: Batch) -> float:
+        """Of this rank's updates on the batch."""
+        return (1 + BACKWARD_PASSES) * pass_flops(self.engine.module, batch.updates)
 
     def finish(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The explained variance in place of the moments that it is made of; the rest as it is."""

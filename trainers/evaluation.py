@@ -12,7 +12,7 @@ from metrics import activity
 from metrics.intervals import pass_at_k, wilson
 from metrics.waits import waited
 from rewards.contract import Score
-from trainers.loop import reward_input
+from trainers.groups import reward_input
 from trainers.roles import Rewards, Rollouts
 
 
@@ -26,6 +26,11 @@ class Answers:
     is_right: NDArray[np.bool_]
     trajectories: tuple[tuple[Trajectory, ...], ...]
     scores: tuple[tuple[Score, ...], ...]
+
+    @property
+    def rewards(self) -> NDArray[np.float64]:
+        """[P, N]: the weighted sums, NaN where a response could not be scored."""
+        return np.array([[_or_nan(score.value) for score in row] for row in self.scores], dtype=np.float64)
 
     @property
     def accuracy(self) -> float:
@@ -76,6 +81,23 @@ def held_out_metrics(answers: Answers) -> Mapping[str, float]:
     }
     num_samples = answers.is_right.shape[1]
     return metrics | ({"eval/pass_at_k": answers.pass_at(num_samples)} if num_samples > 1 else {})
+
+
+def held_out_by_prompt(answers: Answers) -> Mapping[str, Sequence[float]]:
+    """[P] of the metrics that are means over prompts, so that two evaluations make pairs; NaN for a prompt without."""
+    num_samples = answers.is_right.shape[1]
+    values = [[score.value for score in row if score.value is not None] for row in answers.scores]
+    columns = {
+        "eval/accuracy": answers.is_right.mean(axis=1).tolist(),
+        "eval/reward_mean": [float(np.mean(row)) if row else float("nan") for row in values],
+    }
+    if num_samples == 1:
+        return columns
+    return {**columns, "eval/pass_at_k": [float(row.any()) for row in answers.is_right]}
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 def _is_right(score: Score) -> bool:

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-from trainers.zero import Bucket
+from trainers.zero.buckets import Bucket
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

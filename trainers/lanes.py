@@ -2,8 +2,8 @@
 
 # T packed tokens of one micro-batch
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 from torch import Tensor
 from torch import distributed as dist
@@ -27,6 +27,12 @@ class Lanes:
     old_logprobs: Scores | None = None
     ref_logprobs: Scores | None = None
     values: Scores | None = None
+
+    @property
+    def known(self) -> Mapping[str, Scores]:
+        """Those that are there, by name."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: scores for name, scores in named.items() if scores is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

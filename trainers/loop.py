@@ -13,18 +13,20 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from experience.buffer import Buffer
-from experience.records import Group, Prompt, Sampling, Scored, Trajectory
+from experience.records import Group, Prompt, Sampling
 from metrics import activity
 from metrics.meter import Meter
 from metrics.waits import shown, waited
-from rewards.contract import RewardInput, Score, Status
 from rewards.health import are_equal, check_equal_steps, check_failures, check_first_step
+from trainers.ahead import Ahead
 from trainers.credit import Credit, CreditAssigner
-from trainers.roles import Learner, Prompts, Rewards, Rollouts
+from trainers.groups import GroupMaker, reward_input
+from trainers.observer import Observer
+from trainers.roles import Roles
 from trainers.summary import summarise
 
 logger = logging.getLogger(__name__)
@@ -35,16 +37,6 @@ Result = TypeVar("Result")
 
 class GivenUp(Exception):
     """What was waited for is not worth waiting any longer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Roles:
-    """Who does the work."""
-
-    prompts: Prompts
-    rollouts: Rollouts
-    rewards: Rewards
-    learner: Learner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,29 +55,16 @@ class Schedule:
     reference_refresh_steps: int = 0  # the policy becomes the reference every so many; 0: never
 
 
-class Observer:
-    """What happens around the steps besides training. Every method may be left as it is."""
-
-    async def before_training(self, step: int) -> None:
-        """`step` steps are done (0 unless resumed), the weights are loaded, nothing is sampled yet."""
-
-    async def after_update(self, step: int, credit: Credit, learned: Mapping[str, float]) -> None:
-        """The learner has done step `step`, and told these metrics; its weights are not published yet."""
-
-    async def after_step(self, step: int) -> None:
-        """Step `step` is trained and its weights are loaded; the next step waits for this."""
-
-    def record(self, step: int, credit: Credit, metrics: Mapping[str, float]) -> None:
-        """Step `step` is over, and the next one is being sampled meanwhile."""
-
-
 class Loop:
     """One run of reinforcement learning."""
 
     def __init__(self, *, schedule: Schedule, roles: Roles, assigner: CreditAssigner, meter: Meter) -> None:
         self._schedule = schedule
         self._prompts, self._rollouts = roles.prompts, roles.rollouts
-        self._rewards, self._learner = roles.rewards, roles.learner
+        self._learner = roles.learner
+        self._groups = GroupMaker(
+            roles.rollouts, roles.rewards, meter, sampling=schedule.sampling, greedy=schedule.greedy
+        )
         self._assigner = assigner
         self._meter = meter
         self._buffer = Buffer(
@@ -94,12 +73,12 @@ class Loop:
             version=schedule.first_step,
             last_version=schedule.num_steps,
         )
+        self._ahead = Ahead(roles.learner, assigner.shape, meter)
         self._side_tasks: set[asyncio.Task[None]] = set()
         self._cursor = 0  # the first prompt that was never begun
         self._to_begin: list[int] = []  # prompts that an earlier run began and did not train on
         self._dropped = 0  # groups, since the last step
         self._equal_steps = 0  # in a row, up to the last step
-        self._last_generated = 0.0
         self._is_stopping = self._is_given_up = False
         self._given_up_with: asyncio.Future[Any] | None = None
         self.is_between_steps = True  # else the learner may have moved on from the weights of `step`
@@ -149,7 +128,7 @@ class Loop:
 
     async def run(self, observer: Observer) -> None:
         """Train to the last step."""
-        await self._publish(self.step)
+        await self.publish(self.step)
         try:
             await self._unless_given_up(observer.before_training(self.step), what="what precedes the first step")
         except GivenUp:
@@ -169,6 +148,7 @@ class Loop:
                 task.add_done_callback(self._side_tasks.discard)
 
             start(self._sample(start))
+            start(self._ahead.run(self._buffer, lambda: min(self._to_begin, default=math.inf)))
             await self._train(observer)
             for task in self._side_tasks:
                 task.cancel()
@@ -192,29 +172,12 @@ class Loop:
 
     async def _roll_out(self, prompt: Prompt) -> None:
         """Consumes a prompt; produces a scored group in the buffer; waits for a rollout worker and the verifiers."""
-        group = await self._sampled(prompt)
+        group = await self._groups.sample(prompt)
         if self._assigner.keeps(group) or self._dropped >= self._schedule.max_dropped_groups:
             self._buffer.add(group)
         else:
             self._dropped += 1
             self._buffer.drop(prompt.ordinal)
-
-    async def _sampled(self, prompt: Prompt) -> Group:
-        """All responses to the prompt, scored in one go."""
-        wanted = [sampling for sampling in (self._schedule.sampling, self._schedule.greedy) if sampling is not None]
-        parts = await asyncio.gather(*(self._rollouts.generate(prompt, sampling) for sampling in wanted))
-        self._last_generated = self._meter.now()
-        activity.note("sampling")
-        together = [trajectory for part in parts for trajectory in part]
-        # The greedy response comes last, with an id of its own; the others are in sample order.
-        trajectories = [t if t.sample_index == i else replace(t, sample_index=i) for i, t in enumerate(together)]
-        verdicts = self._rewards.score([reward_input(trajectory) for trajectory in trajectories])
-        scores = await waited(verdicts, what="verdicts on a group", owner="rewards", progress=activity.count)
-        activity.note("scoring")
-        scored = [Scored(trajectory=t, score=verdict(t, s)) for t, s in zip(trajectories, scores, strict=True)]
-        num_samples = self._schedule.sampling.num_samples
-        greedy = scored[num_samples] if self._schedule.greedy else None
-        return Group(prompt=prompt, samples=tuple(scored[:num_samples]), greedy=greedy)
 
     async def _train(self, observer: Observer) -> None:
         """Consumes groups; produces policy versions; waits for the buffer; unblocked by each finished group."""
@@ -226,35 +189,32 @@ class Loop:
                 logger.warning("the samples of step %d are given up; they are sampled again", self.step + 1)
                 return
             self._check_scores(groups)
-            credit = self._assigner.credit(groups, self.step)
-            self.is_between_steps = False
-            learned = await self._learn(credit)
-            await observer.after_update(self.step + 1, credit, learned)
-            self._assigner.observe(credit, learned)
-            await self._refresh_reference(self.step + 1)
-            metrics = {
-                **summarise(credit.groups, self.step),
-                "group/dropped": float(self._dropped),
-                **({"policy/kl_coef": credit.batch.kl_coef} if credit.batch.kl_coef else {}),
-                **learned,
-            }
-            self._dropped = 0
-            try:
-                await self._publish(self.step + 1)
-                await observer.after_step(self.step + 1)
-            finally:  # it is learned, also where its weights reached no worker: it must not be done again
-                self._buffer.advance()
-                self.is_between_steps = True
-                spent = {**self._rollouts.metrics(), **self._meter.end_step()}
-                observer.record(self.step, credit, {**metrics, **spent})
+            async with self._ahead.all_scored(groups) as blocks:
+                await self._step(self._assigner.credit(groups, self.step, blocks), observer)
 
-    async def _learn(self, credit: Credit) -> Mapping[str, float]:
-        """Update the weights; they stay as they are where no sample can be learned from."""
-        if not credit.batch.mini_batches:
-            logger.warning("step %d trains on nothing: none of its samples was scored", self.step + 1)
-            return {}
+    async def _step(self, credit: Credit, observer: Observer) -> None:
+        """Learn from one step's samples, and give the new weights to the workers."""
+        self.is_between_steps = False
         with self._meter.phase("train"):
-            return await self._learner.update(credit.batch)
+            learned = await self._learner.update(credit.batch)
+        await observer.after_update(self.step + 1, credit, learned)
+        self._assigner.observe(credit, learned)
+        await self._refresh_reference(self.step + 1)
+        metrics = {
+            **summarise(credit.groups, self.step),
+            "group/dropped": float(self._dropped),
+            **({"policy/kl_coef": credit.batch.kl_coef} if credit.batch.kl_coef else {}),
+            **learned,
+        }
+        self._dropped = 0
+        try:
+            await self.publish(self.step + 1)
+            await observer.after_step(self.step + 1)
+        finally:  # it is learned, also where its weights reached no worker: it must not be done again
+            self._buffer.advance()
+            self.is_between_steps = True
+            spent = {**self._rollouts.metrics(), **self._ahead.metrics(), **self._meter.end_step()}
+            observer.record(self.step, credit, {**metrics, **spent})
 
     async def _refresh_reference(self, step: int) -> None:
         """Let the policy of step `step` be the reference from here on, if it is time."""
@@ -265,9 +225,10 @@ class Loop:
     async def _take(self) -> list[Group]:
         """The next step's groups. Time until the last response is sampling's, what follows is scoring's."""
         started = self._meter.now()
-        groups = await self._unless_given_up(self._buffer.take(), what=f"the groups of step {self.step + 1}")
+        with self._meter.under_way("generate"):
+            groups = await self._unless_given_up(self._buffer.take(), what=f"the groups of step {self.step + 1}")
         ended = self._meter.now()
-        generated = min(max(self._last_generated, started), ended)
+        generated = min(max(self._groups.last_generated, started), ended)
         self._meter.span("generate", started, generated)
         self._meter.span("score", generated, ended)
         return groups
@@ -293,32 +254,8 @@ class Loop:
         self._equal_steps = self._equal_steps + 1 if are_equal(scores) else 0
         check_equal_steps(items, scores, self._equal_steps, self._schedule.stop_after_equal_steps)
 
-    async def _publish(self, version: int) -> None:
+    async def publish(self, version: int) -> None:
         """Give the learner's weights to every rollout worker, as `version`."""
         with self._meter.phase("sync"):
             loaded = self._rollouts.load(await self._learner.publish(version))
             await waited(loaded, what=f"loading version {version}", owner="rollout workers")
-
-
-def verdict(trajectory: Trajectory, score: Score) -> Score:
-    """The score, unless nothing can be learned from the sample whatever its reward."""
-    if trajectory.is_sound:
-        return score
-    logger.warning("sample %s of %s is left out: its log-probs are not numbers", trajectory.id, trajectory.worker)
-    return Score(value=None, status=Status.UNSOUND, detail=f"{trajectory.worker} gave log-probs that are not numbers")
-
-
-def reward_input(trajectory: Trajectory) -> RewardInput:
-    """What rewards see of a trajectory."""
-    prompt = trajectory.prompt
-    return RewardInput(
-        prompt=prompt.text,
-        response=trajectory.text,
-        answer=prompt.answer,
-        messages=prompt.messages,
-        columns=prompt.columns,
-        num_prompt_tokens=trajectory.num_prompt_tokens,
-        num_response_tokens=trajectory.num_response_tokens,
-        finish_reason=trajectory.finish_reason,
-        id=trajectory.id,
-    )

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from configs.schema.model import LoraConfig
 from trainers.adapter_names import check_projections, is_adapted
-from trainers.zero import ZeroEngine
+from trainers.zero.engine import ZeroEngine
 
 
 class LoraLinear(nn.Module):

@@ -32,19 +32,27 @@ class RewardNormalization:
         return (value - self.mean) / self.std
 
 
-def check_model(config: ModelConfig, *, sequence_parallel_size: int = 1) -> None:
-    """Raise ValueError, in one line, for a model that can't be made, loaded, or shared by so many ranks."""
+def check_model(config: ModelConfig, *, sequence_parallel_size: int = 1, tensor_parallel_size: int = 1) -> None:
+    """Raise ValueError, in one line, for a model that can't be made, loaded, or shared by so many ranks or devices."""
     if config.new is not None:
         _check_new(config.new)
         check_heads(config.new.num_heads, sequence_parallel_size)
+        check_devices(config.new.num_heads, config.new.num_kv_heads, tensor_parallel_size)
         return
     assert config.path is not None
     folder = Path(config.path).expanduser()
     if folder.is_dir():
         _check_folder(folder, config)
-        num_heads = _read_json(folder / "config.json").get("num_attention_heads")
-        check_heads(num_heads or sequence_parallel_size, sequence_parallel_size)
+        sizes = _read_json(folder / "config.json")
+        if num_heads := sizes.get("num_attention_heads"):
+            check_heads(num_heads, sequence_parallel_size)
+            check_devices(num_heads, sizes.get("num_key_value_heads") or num_heads, tensor_parallel_size)
     else:
+        if config.trust_remote_code:
+            raise ValueError(
+                f"model.path={config.path} with model.trust_remote_code: what a name on the hub stands for can change; "
+                "download a revision of it, read its code, and set model.path to the folder"
+            )
         _check_architecture(_hub_config(config.path), config)
 
 
@@ -56,6 +64,22 @@ def check_heads(num_heads: int, sequence_parallel_size: int) -> None:
             f"trainer.sequence_parallel_size={sequence_parallel_size}: the model's {num_heads} attention heads can't "
             f"be shared evenly; choose one of {choices}"
         )
+
+
+def check_devices(num_heads: int, num_key_value_heads: int, tensor_parallel_size: int) -> None:
+    """ValueError unless an engine can share the heads among so many devices, or repeat key-value heads evenly."""
+    if not are_divisible(num_heads, num_key_value_heads, tensor_parallel_size):
+        sizes = range(1, num_heads + 1)
+        choices = ", ".join(str(size) for size in sizes if are_divisible(num_heads, num_key_value_heads, size))
+        raise ValueError(
+            f"rollout.tensor_parallel_size={tensor_parallel_size}: the model's {num_heads} attention heads and "
+            f"{num_key_value_heads} key-value heads can't be shared evenly; choose one of {choices}"
+        )
+
+
+def are_divisible(num_heads: int, num_key_value_heads: int, size: int) -> bool:
+    """Whether `size` devices get equally many heads each; several may hold the same key-value head."""
+    return num_heads % size == 0 and (num_key_value_heads % size == 0 or size % num_key_value_heads == 0)
 
 
 def check_reward_model(path: str) -> None:
@@ -125,13 +149,20 @@ def _check_folder(folder: Path, config: ModelConfig) -> None:
 
 def _check_architecture(architecture: Mapping[str, Any], config: ModelConfig) -> None:
     name = architecture.get("model_type")
+    references = [str(reference) for reference in architecture.get("auto_map", {}).values()]
+    elsewhere = sorted({reference.partition("--")[0] for reference in references if "--" in reference})
+    if config.trust_remote_code and elsewhere:
+        raise ValueError(
+            f"model.path={config.path}: model_type={name!r} takes its code from the hub ({', '.join(elsewhere)}), "
+            "where it can change; download it into the folder, and take the prefix up to `--` out of auto_map"
+        )
     if name in get_args(Architecture):
         return
-    if "auto_map" not in architecture:
+    if not references:
         choices = ", ".join(get_args(Architecture))
         raise ValueError(f"model.path={config.path}: model_type={name!r} in config.json; choose one of {choices}")
     if not config.trust_remote_code:
-        modules = {str(reference).split("--")[-1].split(".")[0] for reference in architecture["auto_map"].values()}
+        modules = {reference.split("--")[-1].split(".")[0] for reference in references}
         files = ", ".join(f"{module}.py" for module in sorted(modules))
         raise ValueError(
             f"model.path={config.path}: model_type={name!r} needs code of the checkpoint's own ({files}); "

@@ -12,7 +12,7 @@ from trainers.parallel import ALONE, Layout
 from trainers.passes import Blocks, LossOf, Packs, backward, mixed_in, own_micro_batches
 from trainers.rank import summarise_steps
 from trainers.usage import Usage, mean_of_updates, reduce_over_ranks, with_rates
-from trainers.zero import StepReport, ZeroEngine
+from trainers.zero.engine import StepReport, ZeroEngine
 
 
 class ObjectiveTrainer:
@@ -39,7 +39,7 @@ class ObjectiveTrainer:
             work = [(micro_batch, self._loss_of(mini_batch, packs)) for micro_batch in mini_batch.ranks[0]]
             measured.append(backward(self.engine, work + mixed_in(self.engine, batch, number, packs)))
             reports.append(self.engine.step())
-        usage = Usage(started=started, mini_batches=batch.updates, flops=self._flops(batch))
+        usage = Usage(seconds=time.monotonic() - started, mini_batches=batch.updates, flops=self._flops(batch))
         measures = {**mean_of_updates(merge(measured), len(measured)), **usage.measures(self.engine.device)}
         metrics = reduce_over_ranks(measures, self._layout)
         return {

@@ -12,7 +12,7 @@ from algorithms.supervised import next_token_loss
 from experience.records import Batch, MicroBatch, MiniBatch, TokenBlock
 from trainers.packed import Packed, pack
 from trainers.parallel import ALONE, Layout
-from trainers.zero import ZeroEngine
+from trainers.zero.engine import ZeroEngine
 
 Blocks = Mapping[int, TokenBlock] | Sequence[TokenBlock]
 Scores = Mapping[MicroBatch, Tensor]  # of the tokens of each micro-batch, [T]

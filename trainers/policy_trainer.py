@@ -1,15 +1,17 @@
 """One rank that improves the policy: it scores a batch, makes advantages of it, and takes the updates."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from algorithms.algorithm import Algorithm
 from algorithms.measures import Measures, merge
 from algorithms.objective import LossOutput
+from experience.columns import Place
 from experience.records import Batch, MicroBatch, MiniBatch
 from trainers.costs import BACKWARD_PASSES
 from trainers.critic import Critic
+from trainers.divergence import divergences
 from trainers.flops import pass_flops
 from trainers.lanes import Lanes, TokenCredit, sequence_credit, token_credit
 from trainers.lora import UnadaptedModel
@@ -18,10 +20,13 @@ from trainers.parallel import ALONE, Layout
 from trainers.passes import Blocks, LossOf, Packs, Scores, backward, mixed_in, own_micro_batches, score
 from trainers.policy import Forward, PolicyObjective
 from trainers.rank import summarise_steps
-from trainers.usage import Usage, mean_of_updates, reduce_over_ranks, with_rates
-from trainers.zero import FrozenModel, StepReport, ZeroEngine
+from trainers.usage import Spent, Usage, mean_of_updates, reduce_over_ranks, with_rates
+from trainers.zero.engine import StepReport, ZeroEngine
+from trainers.zero.frozen import FrozenModel
 
 REFRESH_BUCKET_BYTES = 64 << 20
+
+LanesOf = Callable[[Packs], Lanes]  # of a rank's micro-batches, which come as packs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +48,9 @@ class OpenBatch:
 class PolicyTrainer:
     """The policy on its engine, with the reference and the critic, unless these have ranks of their own.
 
-    Such ranks send their lanes between `score` and `credit`, and the critic's are sent the returns.
+    What its models say of a step's sequences, `score` finds, also part by part and long before the rest of the batch
+    is there; it holds until the next update. Ranks of their own find theirs in the same way, and the critic's are sent
+    the returns that `credit` gives.
     """
 
     def __init__(
@@ -55,13 +62,13 @@ class PolicyTrainer:
         critic: Critic | None = None,
         layout: Layout = ALONE,
     ) -> None:
-        assert objective.algorithm.needs_reference or reference is None
         assert objective.algorithm.needs_critic or critic is None
         self.engine = engine
         self.critic = critic
         self._objective = objective
         self._reference = reference
         self._layout = layout
+        self._scoring = Spent()
 
     @property
     def engines(self) -> Mapping[str, ZeroEngine]:
@@ -80,80 +87,122 @@ class PolicyTrainer:
         assert isinstance(self._reference, FrozenModel), "an algorithm that refreshes its reference has one of its own"
         self._reference.load(self.engine.buckets(REFRESH_BUCKET_BYTES))
 
+    def offload(self) -> None:
+        """Leave the device's memory to others but for the weights, which can be published all the same."""
+        for model in self._movable:
+            model.offload()
+
+    def reload(self) -> None:
+        """Take up again what was offloaded; before anything but publishing."""
+        for model in self._movable:
+            model.reload()
+
+    @property
+    def _movable(self) -> list[ZeroEngine | FrozenModel]:
+        return [*self.engines.values(), *([self._reference] if isinstance(self._reference, FrozenModel) else [])]
+
     def update(self, batch: Batch, blocks: Blocks) -> dict[str, float]:
-        """See RankTrainer. The critic takes a step of its own on each mini-batch."""
-        scored = self.score(batch, blocks)
-        return self.learn(scored, self.credit(scored))
+        """See RankTrainer: every model is here. The critic takes a step of its own on each mini-batch."""
+        lanes = self.score(
+            batch, blocks, is_old_needed=self._objective.algorithm.needs_old_logprobs(len(batch.updates))
+        )
+        opened = self.open(batch, blocks, lambda _: lanes)
+        return self.learn(opened, self.credit(opened))
 
-    def score(self, batch: Batch, blocks: Blocks) -> OpenBatch:
-        """What the models that are here say of the batch as it finds them."""
-        started = time.monotonic()
+    def score(self, batch: Batch, blocks: Blocks, *, is_old_needed: bool) -> Lanes:
+        """What the models that are here say of this rank's micro-batches, as they are now."""
         packs = Packs(blocks, self.engine.device, self._layout)
-        lanes = self._score(own_micro_batches(batch.mini_batches), packs, num_updates=len(batch.updates))
-        algorithm = _with_kl_coef(self._objective.algorithm, batch.kl_coef)
-        return OpenBatch(started=started, batch=batch, algorithm=algorithm, packs=packs, lanes=lanes)
+        micro_batches = own_micro_batches(batch.mini_batches)
 
-    def credit(self, scored: OpenBatch) -> TokenCredit:
+        def of(model: Model) -> Scores:
+            return self._logprobs(model, micro_batches, packs)
+
+        with self._scoring.on(self._scoring_flops(batch, is_old_needed=is_old_needed)):
+            old = None
+            if is_old_needed:
+                with self.engine.inference():
+                    old = of(self.engine)
+            return Lanes(
+                old_logprobs=old,
+                ref_logprobs=None if self._reference is None or not self._has_kl else of(self._reference),
+                values=None if self.critic is None else self.critic.values(micro_batches, packs),
+            )
+
+    def divergences(self, batch: Batch, blocks: Blocks) -> dict[Place, float]:
+        """Of this rank's sequences from the reference: see trainers/divergence.py."""
+        assert self._reference is not None, "a run that measures this holds a reference"
+        packs = Packs(blocks, self.engine.device, self._layout)
+        return divergences(self._logprobs(self._reference, own_micro_batches(batch.mini_batches), packs), packs)
+
+    def _logprobs(self, model: Model, micro_batches: Sequence[MicroBatch], packs: Packs) -> Scores:
+        return score(lambda packed: model(packed, self._objective.temperature)[0], micro_batches, packs)
+
+    @property
+    def _has_kl(self) -> bool:
+        """Else a reference that is here is asked for divergences alone."""
+        return self._objective.algorithm.needs_reference
+
+    def open(self, batch: Batch, blocks: Blocks, lanes: LanesOf) -> OpenBatch:
+        """The batch on the device, with the lanes of its micro-batches."""
+        started, packs = time.monotonic(), Packs(blocks, self.engine.device, self._layout)
+        algorithm = _with_kl_coef(self._objective.algorithm, batch.kl_coef)
+        return OpenBatch(started=started, batch=batch, algorithm=algorithm, packs=packs, lanes=lanes(packs))
+
+    def credit(self, opened: OpenBatch) -> TokenCredit:
         """What each token is worth, once every lane that the algorithm needs is known."""
-        algorithm, lanes = scored.algorithm, scored.lanes
+        algorithm, lanes = opened.algorithm, opened.lanes
         assert algorithm.needs_reference == (lanes.ref_logprobs is not None)
         assert algorithm.needs_critic == (lanes.values is not None)
         if algorithm.has_token_rewards:
-            return token_credit(algorithm, scored.micro_batches, scored.packs, lanes)
-        return sequence_credit(scored.micro_batches, scored.packs)
+            return token_credit(algorithm, opened.micro_batches, opened.packs, lanes)
+        return sequence_credit(opened.micro_batches, opened.packs)
 
-    def learn(self, scored: OpenBatch, credit: TokenCredit) -> dict[str, float]:
+    def learn(self, opened: OpenBatch, credit: TokenCredit) -> dict[str, float]:
         """One optimiser step a mini-batch. Metrics of all ranks together."""
-        batch = scored.batch
+        batch = opened.batch
         measured: list[Measures] = []
         policy_steps: list[StepReport] = []
         critic_steps: list[StepReport] = []
         for number, mini_batch in enumerate(batch.updates):
             if batch.trains_policy:
-                work = [(micro, self._loss_of(mini_batch, scored, credit)) for micro in mini_batch.ranks[0]]
-                work += mixed_in(self.engine, batch, number, scored.packs)
+                work = [(micro, self._loss_of(mini_batch, opened, credit)) for micro in mini_batch.ranks[0]]
+                work += mixed_in(self.engine, batch, number, opened.packs)
                 measured.append(backward(self.engine, work))
                 policy_steps.append(self.engine.step())
             if self.critic is not None:
-                measured.append(self.critic.backward(mini_batch, scored.packs, scored.lanes, credit))
+                measured.append(self.critic.backward(mini_batch, opened.packs, opened.lanes, credit))
                 critic_steps.append(self.critic.engine.step())
-        usage = Usage(started=scored.started, mini_batches=batch.updates, flops=self._flops(batch, scored.lanes))
+        seconds, flops = self._scoring.take()
+        usage = Usage(
+            seconds=seconds + time.monotonic() - opened.started,
+            mini_batches=batch.updates,
+            flops=flops + self._flops(batch),
+        )
         measures = {**mean_of_updates(merge(measured), len(batch.updates)), **usage.measures(self.engine.device)}
         metrics = with_rates(reduce_over_ranks(measures, self._layout), self.engine.peak_flops)
         if self.critic is not None:
             metrics = {**self.critic.finish(metrics), **summarise_steps(critic_steps, "critic")}
         return {**metrics, **(summarise_steps(policy_steps, "optimizer") if policy_steps else {})}
 
-    def _score(self, micro_batches: Sequence[MicroBatch], packs: Packs, num_updates: int) -> Lanes:
-        temperature = self._objective.temperature
+    def _scoring_flops(self, batch: Batch, *, is_old_needed: bool) -> float:
+        """Of this rank's passes that score the batch."""
+        num_passes = is_old_needed + (self._reference is not None and self._has_kl)
+        flops = num_passes * pass_flops(self.engine.module, batch.mini_batches)
+        return flops if self.critic is None else flops + self.critic.scoring_flops(batch)
 
-        def of(model: Model) -> Scores:
-            return score(lambda packed: model(packed, temperature)[0], micro_batches, packs)
-
-        old = None
-        if self._objective.algorithm.needs_old_logprobs(num_updates):
-            with self.engine.inference():
-                old = of(self.engine)
-        return Lanes(
-            old_logprobs=old,
-            ref_logprobs=None if self._reference is None else of(self._reference),
-            values=None if self.critic is None else self.critic.values(micro_batches, packs),
-        )
-
-    def _flops(self, batch: Batch, lanes: Lanes) -> float:
-        """Of this rank's passes on the batch."""
-        num_scores = (lanes.old_logprobs is not None) + (self._reference is not None)
-        flops = num_scores * pass_flops(self.engine.module, batch.mini_batches)
+    def _flops(self, batch: Batch) -> float:
+        """Of this rank's updates on the batch."""
+        flops = 0.0
         if batch.trains_policy:
             flops += (1 + BACKWARD_PASSES) * pass_flops(self.engine.module, batch.updates + batch.mixed)
-        return flops if self.critic is None else flops + self.critic.flops(batch)
+        return flops if self.critic is None else flops + self.critic.update_flops(batch)
 
-    def _loss_of(self, mini_batch: MiniBatch, scored: OpenBatch, credit: TokenCredit) -> LossOf:
+    def _loss_of(self, mini_batch: MiniBatch, opened: OpenBatch, credit: TokenCredit) -> LossOf:
         """The policy's loss of a micro-batch of `mini_batch`."""
-        lanes = scored.lanes
+        lanes = opened.lanes
 
         def loss(micro_batch: MicroBatch) -> LossOutput:
-            packed = scored.packs[micro_batch]
+            packed = opened.packs[micro_batch]
             logprobs, entropies = self.engine(packed, self._objective.temperature)
             forward = Forward(
                 packed=packed,
@@ -163,7 +212,7 @@ class PolicyTrainer:
                 old_logprobs=None if lanes.old_logprobs is None else lanes.old_logprobs[micro_batch],
                 ref_logprobs=None if lanes.ref_logprobs is None else lanes.ref_logprobs[micro_batch],
             )
-            return self._objective.loss(scored.algorithm, forward, mini_batch)
+            return self._objective.loss(opened.algorithm, forward, mini_batch)
 
         return loss
 

@@ -6,7 +6,8 @@ from trainers.adapter_names import adapter_name
 from trainers.checkpoint_tensors import checkpoint_tensors
 from trainers.lora import LoraLinear, adapted_layers
 from trainers.model import checkpoint_name
-from trainers.zero import Bucket, ZeroEngine
+from trainers.zero.buckets import Bucket
+from trainers.zero.engine import ZeroEngine
 
 
 def whole_weights(engine: ZeroEngine, nbytes: int) -> Iterator[Bucket]:

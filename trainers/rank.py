@@ -6,7 +6,8 @@ from typing import Protocol
 
 from experience.records import Batch
 from trainers.passes import Blocks
-from trainers.zero import FrozenModel, StepReport, ZeroEngine
+from trainers.zero.engine import StepReport, ZeroEngine
+from trainers.zero.frozen import FrozenModel
 
 
 class RankModels(Protocol):

@@ -9,7 +9,8 @@ from torch import distributed as dist
 from trainers.checkpoint import CheckpointError, require_space
 from trainers.rank import RankModels
 from trainers.rng import load_rng, save_rng
-from trainers.zero import FrozenModel, make_universal
+from trainers.zero.frozen import FrozenModel
+from trainers.zero.universal import make_universal
 
 REFERENCE = "reference"
 BUCKET_BYTES = 1 << 30

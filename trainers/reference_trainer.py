@@ -2,11 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 
+from experience.columns import Place
 from experience.records import Batch
+from trainers.divergence import divergences
 from trainers.parallel import Layout
 from trainers.passes import Blocks, Packs, Scores, own_micro_batches, score
 from trainers.policy import PolicyObjective
-from trainers.zero import Bucket, FrozenModel, ZeroEngine
+from trainers.zero.buckets import Bucket
+from trainers.zero.engine import ZeroEngine
+from trainers.zero.frozen import FrozenModel
 
 
 class ReferenceTrainer:
@@ -28,6 +32,10 @@ class ReferenceTrainer:
         packs = Packs(blocks, self._model.device, self._layout)
         temperature = self._objective.temperature
         return score(lambda packed: self._model(packed, temperature)[0], own_micro_batches(batch.mini_batches), packs)
+
+    def divergences(self, batch: Batch, blocks: Blocks) -> dict[Place, float]:
+        """Of this rank's sequences from this model: see trainers/divergence.py."""
+        return divergences(self.score(batch, blocks), Packs(blocks, self._model.device, self._layout))
 
     def load(self, buckets: Iterable[Bucket]) -> None:
         """Become the model that has these weights; all ranks enter with the same."""

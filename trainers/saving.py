@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from configs.schema import CheckpointConfig
 from metrics.waits import waited
 from trainers import checkpoint
-from trainers.best import BestRule, ranked, write_note
+from trainers.best import BestRule, known_best, ranked, write_note
 from trainers.checkpoint import Written
 
 logger = logging.getLogger(__name__)
@@ -87,15 +87,16 @@ class Saver:
         folder: Path,
         snapshot: Callable[[int], Snapshot],
         best: BestRule | None = None,
+        saved_step: int | None = None,
     ) -> None:
-        """`snapshot`: of the moment that it is called at, with so many steps done."""
+        """`snapshot`: of the moment that it is called at, with so many steps done. `saved_step`: resumed from there."""
         self._best = best
         self._config = config
         self._learner = learner
         self._folder = folder
         self._snapshot = snapshot
         self._under_way: _Save | None = None
-        self._saved_step: int | None = None
+        self._saved_step = saved_step
         self._failures: list[OSError] = []  # in a row
 
     async def after_step(self, step: int) -> None:
@@ -124,6 +125,10 @@ class Saver:
             await self._settle()
         if self._saved_step != step:
             raise self._failures[-1]
+
+    async def settled(self) -> None:
+        """Wait for the save under way, if there is one: its checkpoint and best.json are on disk then."""
+        await self._settle()
 
     async def close(self) -> None:
         """Let the save under way end; it is dropped if its step was never recorded."""
@@ -171,7 +176,10 @@ class Saver:
             self._failures.clear()
 
     def _prune(self) -> None:
-        best = [] if self._best is None else ranked(checkpoint.all_checkpoints(self._folder), self._best)
+        best = []
+        if self._best is not None:
+            known = known_best(self._folder, self._best)
+            best = ranked(checkpoint.all_checkpoints(self._folder), self._best, known)
         if self._best is not None and best:
             write_note(self._folder, self._best, best)
         checkpoint.prune(self._folder, self._config.keep_last, [one.folder for one in best])

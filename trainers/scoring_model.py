@@ -149,6 +149,6 @@ def _moved(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
 
 
 def _partitioned(model: PreTrainedModel, ranks: TrainerConfig, dtype: Dtype) -> Callable[..., Any]:
-    from trainers.zero import FrozenModel  # DeepSpeed takes seconds, which a single process should not spend
+    from trainers.zero.frozen import FrozenModel  # DeepSpeed takes seconds, which a single process should not spend
 
     return FrozenModel(model, ranks, dtype=dtype)

@@ -1,8 +1,9 @@
 """What a rank's work cost: tokens, sequences, seconds, memory - and everything measured, over all ranks."""
 
+import contextlib
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,14 +19,14 @@ _TOKENS, _SEQUENCES, _FLOPS, _SECONDS = "raw/tokens", "raw/sequences", "raw/flop
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """The cost of one batch on one rank, from `started` (time.monotonic) on.
+    """The cost of one batch on one rank.
 
     `flops`: of all forward and backward passes that the batch needed, by the models' sizes and the lengths of
     the sequences: those of the updates, and the forward passes that score the batch before or beside them.
-    What is recomputed to save memory, and passes over dummies, are no work.
+    What is recomputed to save memory, and passes over dummies, are no work. `seconds`: what all of it took.
     """
 
-    started: float
+    seconds: float
     mini_batches: Sequence[MiniBatch]
     flops: float
 
@@ -41,9 +42,30 @@ class Usage:
             _TOKENS: MetricSum(total=scalar(sum(item.num_tokens for item in items))),
             _SEQUENCES: MetricSum(total=scalar(len(items))),
             _FLOPS: MetricSum(total=scalar(self.flops)),
-            _SECONDS: MetricMax(value=scalar(time.monotonic() - self.started)),
+            _SECONDS: MetricMax(value=scalar(self.seconds)),
             "memory/host_peak": MetricMax(value=scalar(peak)),
         }
+
+
+class Spent:
+    """What the scores of a batch have cost, which are found before the batch is learned from."""
+
+    def __init__(self) -> None:
+        self._seconds = self._flops = 0.0
+
+    @contextlib.contextmanager
+    def on(self, flops: float) -> Iterator[None]:
+        """The block's time, and the work that is done in it."""
+        started = time.monotonic()
+        yield
+        self._seconds += time.monotonic() - started
+        self._flops += flops
+
+    def take(self) -> tuple[float, float]:
+        """Seconds and FLOPs since the last call."""
+        spent = self._seconds, self._flops
+        self._seconds = self._flops = 0.0
+        return spent
 
 
 def with_rates(metrics: Mapping[str, float], peak_flops: float | None) -> dict[str, float]:

@@ -28,13 +28,17 @@ class ValueModel(nn.Module):
         return torch.where(packed.response_mask, values, 0)
 
 
-def value_model_of_rewards(classifier: PreTrainedModel) -> ValueModel:
+def value_model_of_rewards(classifier: PreTrainedModel, deviation: float = 1.0) -> ValueModel:
     """A reward model's body and its head: every token is worth at first what its text would get as an end.
 
-    InstructGPT, arXiv:2203.02155, starts its value function so.
+    InstructGPT, arXiv:2203.02155, starts its value function so. `deviation`: what the model's rewards are divided by
+    before a policy learns from them; the head is too.
     """
     body: Any = classifier.base_model
-    return ValueModel(body, score_head(classifier))
+    head = score_head(classifier)
+    with torch.no_grad():
+        head.weight.div_(deviation)
+    return ValueModel(body, head)
 
 
 def value_model(causal_lm: PreTrainedModel) -> ValueModel:

@@ -9,8 +9,11 @@ from configs.schema.data import (
     MixConfig,
     RankedArithmeticConfig,
     ReasoningGymConfig,
+    WebTextConfig,
 )
+from configs.schema.guard import GuardConfig
 from configs.schema.model import LoraConfig, ModelConfig, NewModelConfig, TokenizerConfig
+from configs.schema.placement import PlacementConfig
 from configs.schema.rewards import RewardModelConfig, RewardPoolConfig, RewardSpec
 from configs.schema.rollout import EvaluationConfig, RolloutConfig, SamplingConfig
 from configs.schema.run import (
@@ -18,6 +21,7 @@ from configs.schema.run import (
     ClusterConfig,
     DpoRun,
     ImitationRun,
+    NamedStage,
     PreferenceRun,
     PretrainRun,
     RewardModelRun,
@@ -25,6 +29,16 @@ from configs.schema.run import (
     Run,
     SftRun,
     SupervisedRun,
+)
+from configs.schema.stages import (
+    MAX_BEAM_WIDTH,
+    EvaluateStage,
+    ExportStage,
+    PreferencesStage,
+    RejectionSamplingStage,
+    SampledStage,
+    SamplesStage,
+    Stage,
 )
 from configs.schema.training import (
     CheckpointConfig,
@@ -36,6 +50,7 @@ from configs.schema.training import (
 )
 
 __all__ = [
+    "MAX_BEAM_WIDTH",
     "AlgorithmConfig",
     "ArithmeticConfig",
     "BaseRun",
@@ -45,19 +60,26 @@ __all__ = [
     "CriticConfig",
     "DataConfig",
     "DpoRun",
+    "EvaluateStage",
     "EvaluationConfig",
+    "ExportStage",
+    "GuardConfig",
     "ImitationRun",
     "LoggingConfig",
     "LoraConfig",
     "MixConfig",
     "ModelConfig",
+    "NamedStage",
     "NewModelConfig",
     "OptimizerConfig",
+    "PlacementConfig",
     "PreferenceRun",
+    "PreferencesStage",
     "PretrainRun",
     "RankedArithmeticConfig",
     "ReasoningGymConfig",
     "ReferenceConfig",
+    "RejectionSamplingStage",
     "RewardModelConfig",
     "RewardModelRun",
     "RewardPoolConfig",
@@ -65,10 +87,14 @@ __all__ = [
     "RlRun",
     "RolloutConfig",
     "Run",
+    "SampledStage",
+    "SamplesStage",
     "SamplingConfig",
     "Section",
     "SftRun",
+    "Stage",
     "SupervisedRun",
     "TokenizerConfig",
     "TrainerConfig",
+    "WebTextConfig",
 ]

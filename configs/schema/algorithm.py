@@ -51,7 +51,7 @@ class AlgorithmConfig(Section):
     """Weight of the entropy bonus."""
 
     kl_coef: float | None = Field(default=None, ge=0)
-    """Weight of the KL divergence from the reference policy; 0: no reference is loaded."""
+    """Weight of the KL divergence from the reference policy; 0: no reference is loaded, unless a guard measures it."""
     kl_estimator: KlEstimator | None = None
     """Estimator of that divergence for one token."""
     kl_place: KlPlace | None = None

@@ -12,6 +12,21 @@ Operation = Literal["+", "-", "*"]
 GENERATORS = ("arithmetic", "ranked_arithmetic", "countdown", "reasoning_gym")
 
 
+class WebTextConfig(Section):
+    """Plain text as the web has it: problems with a solution in some form, of some length, right or wrong."""
+
+    tagged: float = Field(default=0.5, ge=0, le=1)
+    """Share of the solutions in the form `<think>...</think><answer>...</answer>`; others are the bare chain."""
+    skipped: float = Field(default=0.6, ge=0, le=1)
+    """Chance of each step but the last to be left out: the chain jumps over it."""
+    bare: float = Field(default=0.0, ge=0, le=1)
+    """Share of the solutions that leave out all of them: the answer alone."""
+    wrong: float = Field(default=0.1, ge=0, le=1)
+    """Share of the solutions in which one step is off by 1 to 3, and what follows goes on from there."""
+    solutions_per_problem: int = Field(default=1, ge=1)
+    """Texts of each training problem, a solution each; held-out problems have one."""
+
+
 class ArithmeticConfig(Section):
     """Generated arithmetic problems; the same settings and seed always give the same problems."""
 
@@ -27,6 +42,16 @@ class ArithmeticConfig(Section):
     """Held-out problems; none of them is among the training problems."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the generator."""
+    link_words: tuple[str, ...] = ()
+    """Words between the steps of responses and texts, one drawn for each place; none: `=`."""
+    web_text: WebTextConfig | None = None
+    """The plain text shows each problem with a solution of mixed length and quality; none: correct chains alone."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_text(self) -> "ArithmeticConfig":
+        if self.link_words and self.web_text is not None:
+            raise ValueError("link_words with web_text: its solutions are linked by `=`; leave one of them out")
+        return self
 
 
 class RankedArithmeticConfig(ArithmeticConfig):

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from configs.schema.base import Section
 from configs.schema.model import Dtype
+from configs.schema.placement import PlacementConfig
 
 _MODEL = "model:"
 
@@ -109,6 +110,8 @@ class RewardModelConfig(Section):
     """Copies of each reward model; whichever is idle takes the next samples."""
     ranks_per_replica: int = Field(default=1, ge=1)
     """Processes, one device each, that hold one copy together by ZeRO-3: for a model that fits no single device."""
+    placement: PlacementConfig = PlacementConfig()
+    """Where the processes of each copy are put."""
     dtype: Dtype = "float32"
     """Precision of its weights and of the forward pass."""
     tokens_per_batch: int = Field(default=8192, ge=1)
@@ -121,3 +124,8 @@ class RewardModelConfig(Section):
     """A replica that takes longer for one piece of work is taken for hung, and replaced."""
     max_restarts: int = Field(default=3, ge=0)
     """How often one replica is replaced before it is given up."""
+
+    @model_validator(mode="after")
+    def _ranks_have_devices_of_their_own(self) -> "RewardModelConfig":
+        self.placement.check_group(self.ranks_per_replica, "ranks_per_replica")
+        return self

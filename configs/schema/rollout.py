@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from configs.schema.base import Section
 from configs.schema.model import Dtype
+from configs.schema.placement import PlacementConfig
 
 LoraSync = Literal["merged", "adapter"]
 
@@ -45,6 +46,8 @@ class RolloutConfig(Section):
 
     num_workers: int = Field(default=1, ge=1)
     """Rollout workers, one engine each."""
+    placement: PlacementConfig = PlacementConfig()
+    """Where they are put; strict_pack is not for them, who join and leave one by one."""
     autoscale: AutoscaleConfig | None = None
     """Workers join and leave while the run goes on; none: only when `wutong scale` says so."""
     prompts_per_step: int = Field(default=64, ge=1)
@@ -55,6 +58,8 @@ class RolloutConfig(Section):
     """How responses are drawn."""
     max_staleness: int = Field(default=0, ge=0, le=64)
     """Policy versions that may lie between sampling and training; 0: strictly on-policy."""
+    colocated: bool = False
+    """Engines share the GPUs of the trainer's ranks and sleep while these train (GPU only)."""
     weight_update: Literal["in_flight", "between_requests"] = "in_flight"
     """New weights reach an engine at once, and its sequences go on under them; or when it has finished what it has."""
     dtype: Dtype = "float32"
@@ -64,15 +69,15 @@ class RolloutConfig(Section):
     max_running_sequences: int = Field(default=512, ge=1)
     """Sequences that one engine decodes at the same time."""
     tensor_parallel_size: int = Field(default=1, ge=1)
-    """Devices of one engine."""
+    """Devices of one engine, all on one node; each has a part of every layer. Not run on a GPU yet."""
     gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
     """Share of the device's memory for the engine (GPU only)."""
     kv_cache_gib: int = Field(default=1, ge=1)
-    """Host memory for the KV cache (CPU only)."""
+    """Host memory for the KV cache of each device of an engine (CPU only)."""
     cuda_graphs: bool = True
     """Capture CUDA graphs (GPU only): slower start, faster decoding."""
     threads_per_worker: int = Field(default=1, ge=1)
-    """CPU threads of one engine."""
+    """CPU threads of each device of an engine."""
     start_timeout_seconds: float = Field(default=600, gt=0)
     """Longest time that an engine may take to start."""
     progress_timeout_seconds: float = Field(default=300, gt=0)
@@ -83,6 +88,57 @@ class RolloutConfig(Section):
     """Once nothing else waits, workers that are free sample what slow ones still hold; the first one counts."""
     max_restarts: int = Field(default=3, ge=0)
     """How often one worker is replaced before it is given up."""
+
+    @property
+    def cores_per_worker(self) -> int:
+        """What one worker takes of its node's CPU."""
+        return self.threads_per_worker * self.tensor_parallel_size
+
+    @model_validator(mode="after")
+    def _has_devices(self) -> "RolloutConfig":
+        if self.tensor_parallel_size > 1 and self.lora_sync == "adapter":
+            raise ValueError(
+                f"tensor_parallel_size={self.tensor_parallel_size} with lora_sync=adapter: an engine on several "
+                "devices takes no adapters yet; set lora_sync=merged, or tensor_parallel_size=1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _takes_turns(self) -> "RolloutConfig":
+        if self.colocated and self.max_staleness:
+            raise ValueError(
+                f"colocated=true with max_staleness={self.max_staleness}: engines and ranks take turns on the same "
+                "GPUs, so that no sample is older than the policy; set max_staleness=0"
+            )
+        if self.colocated and self.autoscale is not None:
+            raise ValueError(
+                "colocated=true with autoscale: each rank's GPU has one engine, no more and no fewer; leave one out"
+            )
+        if self.colocated and (self.placement != PlacementConfig() or self.tensor_parallel_size > 1):
+            raise ValueError(
+                "colocated=true: engines are where the trainer's ranks are, one on each GPU; leave out placement and "
+                "tensor_parallel_size, and set trainer.placement"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _workers_find_places(self) -> "RolloutConfig":
+        placement, share = self.placement, self.placement.gpu_share
+        if placement.strategy == "strict_pack":
+            raise ValueError(
+                "placement.strategy=strict_pack: workers join and leave one by one; use pack, or a label of the node"
+            )
+        if share < 1 and self.tensor_parallel_size > 1:
+            raise ValueError(
+                f"placement.gpu_share={share:g} with tensor_parallel_size={self.tensor_parallel_size}: an engine on "
+                "several GPUs takes them whole; set one of the two to 1"
+            )
+        if share < 1 and self.gpu_memory_utilization > share:
+            raise ValueError(
+                f"gpu_memory_utilization={self.gpu_memory_utilization:g} with placement.gpu_share={share:g}: the "
+                f"engine would take memory of its neighbours; set gpu_memory_utilization={share:g} or less"
+            )
+        return self
 
 
 class EvaluationConfig(Section):

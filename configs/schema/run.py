@@ -7,8 +7,9 @@ from pydantic import Field, model_validator
 from configs.schema.algorithm import AlgorithmConfig
 from configs.schema.base import Section
 from configs.schema.data import DataConfig, MixConfig
+from configs.schema.guard import GuardConfig, check_gold
 from configs.schema.model import ModelConfig
-from configs.schema.rewards import RewardModelConfig, RewardPoolConfig, RewardSpecs
+from configs.schema.rewards import RewardModelConfig, RewardPoolConfig, RewardSpec, RewardSpecs
 from configs.schema.rollout import EvaluationConfig, RolloutConfig
 from configs.schema.training import (
     CheckpointConfig,
@@ -25,14 +26,25 @@ class ClusterConfig(Section):
 
     address: str | None = None
     """Address of a running cluster (`auto` inside a job); none: start a local one and end it with the run."""
+    insecure: bool = False
+    """Join a cluster that asks for no token, where whoever reaches it can run code; each start warns of it."""
     num_cpus: int | None = Field(default=None, ge=1)
     """Logical CPUs of the local cluster; none: as many as the machine has, at least what the run needs."""
     dashboard: bool = False
     """Serve Ray's dashboard from the local cluster."""
 
+    @model_validator(mode="after")
+    def _only_others_are_insecure(self) -> "ClusterConfig":
+        if self.insecure and self.address is None:
+            raise ValueError(
+                "insecure=true without an address: a cluster that the run starts itself always asks for a token; "
+                "leave it out"
+            )
+        return self
 
-class BaseRun(Section):
-    """What every stage has."""
+
+class NamedStage(Section):
+    """What every stage has, whether it trains or not."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$")
     """Name of the run and of its folder."""
@@ -40,6 +52,11 @@ class BaseRun(Section):
     """Folder that holds the run's folder."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of weights, data order and sampling."""
+
+
+class BaseRun(NamedStage):
+    """What every stage has that trains."""
+
     model: ModelConfig
     """What is trained."""
     data: DataConfig
@@ -164,6 +181,38 @@ class RlRun(BaseRun):
     """The actors that run reward models."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Held-out evaluation."""
+    guard: GuardConfig | None = None
+    """The guard against over-optimisation of the rewards; none: nobody watches."""
+
+    @property
+    def all_scorers(self) -> tuple[RewardSpec, ...]:
+        """The rewards and the guard's gold."""
+        return self.rewards if self.guard is None else (*self.rewards, *self.guard.gold)
+
+    @property
+    def measures_kl(self) -> bool:
+        """Whether the guard needs a reference, also where the algorithm has none."""
+        return self.guard is not None and self.guard.measure_kl
+
+    @model_validator(mode="after")
+    def _guard_can_act(self) -> "RlRun":
+        guard, checkpoint = self.guard, self.checkpoint
+        if guard is None:
+            return self
+        check_gold(guard, self.rewards)
+        if guard.action != "roll_back":
+            return self
+        if not checkpoint.keep_best:
+            raise ValueError(
+                "guard.action=roll_back with checkpoint.keep_best=0: no best checkpoint is kept to go back to; set "
+                "checkpoint.keep_best=1 and checkpoint.every_steps"
+            )
+        if self.rollout.max_staleness:
+            raise ValueError(
+                f"guard.action=roll_back with rollout.max_staleness={self.rollout.max_staleness}: samples of the "
+                "policy that is left would be trained on; set max_staleness=0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _own_ranks_divide(self) -> "RlRun":
@@ -174,6 +223,16 @@ class RlRun(BaseRun):
                     f"{name}.num_ranks={ranks} must be a multiple of trainer.sequence_parallel_size={size}: they share "
                     f"tokens as the policy's do; nearest: {-(-ranks // size) * size}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _engines_match_ranks(self) -> "RlRun":
+        workers, ranks = self.rollout.num_workers, self.trainer.num_ranks
+        if self.rollout.colocated and workers != ranks:
+            raise ValueError(
+                f"rollout.num_workers={workers} with rollout.colocated=true: each of the {ranks} GPUs of the trainer "
+                f"(trainer.num_ranks) has one engine; set rollout.num_workers={ranks}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from configs.schema.base import Section
+from configs.schema.placement import PlacementConfig
 
 
 class OptimizerConfig(Section):
@@ -35,6 +36,8 @@ class TrainerConfig(Section):
 
     num_ranks: int = Field(default=1, ge=1)
     """Processes, one device each."""
+    placement: PlacementConfig = PlacementConfig()
+    """Where they are put."""
     sequence_parallel_size: int = Field(default=1, ge=1)
     """Neighbouring ranks that share each micro-batch's tokens (Ulysses)."""
     zero_stage: Literal[0, 1, 2, 3] = 1
@@ -67,6 +70,11 @@ class TrainerConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _ranks_have_devices_of_their_own(self) -> "TrainerConfig":
+        self.placement.check_group(self.num_ranks, "num_ranks")
+        return self
+
+    @model_validator(mode="after")
     def _stage_offloads(self) -> "TrainerConfig":
         if self.offload_parameters and self.zero_stage != 3:
             raise ValueError(f"offload_parameters=true with zero_stage={self.zero_stage}: only 3 can; set zero_stage=3")
@@ -93,6 +101,13 @@ class CriticConfig(Section):
     """What is partitioned over the ranks, as trainer.zero_stage."""
     num_ranks: int = Field(default=0, ge=0)
     """Processes of its own, one device each, that work beside the policy's; 0: on the policy's ranks."""
+    placement: PlacementConfig = PlacementConfig()
+    """Where ranks of its own are put."""
+
+    @model_validator(mode="after")
+    def _is_placed(self) -> "CriticConfig":
+        check_own_placement(self.placement, self.num_ranks)
+        return self
 
 
 class ReferenceConfig(Section):
@@ -102,6 +117,13 @@ class ReferenceConfig(Section):
     """Processes of its own, one device each, that work beside the policy's; 0: on the policy's ranks."""
     zero_stage: Literal[0, 3] = 0
     """Ranks of its own hold the weights whole (0) or partitioned (3); on the policy's, trainer.zero_stage decides."""
+    placement: PlacementConfig = PlacementConfig()
+    """Where ranks of its own are put."""
+
+    @model_validator(mode="after")
+    def _is_placed(self) -> "ReferenceConfig":
+        check_own_placement(self.placement, self.num_ranks)
+        return self
 
     @model_validator(mode="after")
     def _has_ranks_to_partition_over(self) -> "ReferenceConfig":
@@ -111,6 +133,13 @@ class ReferenceConfig(Section):
                 "trainer.zero_stage says; set num_ranks, or leave zero_stage out"
             )
         return self
+
+
+def check_own_placement(placement: PlacementConfig, num_ranks: int) -> None:
+    """ValueError for a placement without ranks of its own to place, or one that they can't have."""
+    if not num_ranks and placement != PlacementConfig():
+        raise ValueError("placement has no effect with num_ranks=0: trainer.placement decides; set num_ranks")
+    placement.check_group(num_ranks, "num_ranks")
 
 
 class CheckpointConfig(Section):
@@ -135,5 +164,7 @@ class LoggingConfig(Section):
     """Write TensorBoard event files."""
     wandb_project: str | None = None
     """Send metrics to this Weights & Biases project (needs `pip install wandb`)."""
+    prometheus: bool = True
+    """Publish metrics in Ray's own, which each node of the cluster offers to Prometheus; docs/watching.md."""
     trajectories_every_steps: int = Field(default=1, ge=0)
     """Write the sampled trajectories as Parquet every so many steps; 0: never."""

@@ -10,6 +10,7 @@ import pytest
 from actors import weights
 from actors.fleet import RolloutFleet
 from actors.messages import RolloutSpec
+from cluster import status
 from configs.schema.rollout import RolloutConfig
 from experience.records import Sampling
 from tests.actors.light_engine import LIGHT_ENGINE
@@ -28,6 +29,7 @@ def test_one_worker_becomes_three_and_one_again_and_every_group_is_sampled_once(
     spec = RolloutSpec(model_path=str(model), config=config, max_model_len=200, stop_token_ids=(1,))
     ids: list[str] = []
     workers: list[set[str]] = []
+    seen: dict[str, str] = {}
 
     async def sample(fleet: RolloutFleet) -> None:
         """A round of groups, and who sampled them."""
@@ -47,7 +49,10 @@ def test_one_worker_becomes_three_and_one_again_and_every_group_is_sampled_once(
             await sample(fleet)
             leaving = asyncio.ensure_future(sample(fleet))
             await asyncio.sleep(0.05)
-            await asyncio.gather(*(fleet.remove_worker(name) for name in newcomers))
+            removals = asyncio.gather(*(fleet.remove_worker(name) for name in newcomers))
+            await asyncio.sleep(0)
+            seen.update({worker["name"]: worker["state"] for worker in status.workers(fleet)})
+            await removals
             assert set(fleet.workers) == {"rollout-0"}
             await leaving
             await sample(fleet)
@@ -60,3 +65,4 @@ def test_one_worker_becomes_three_and_one_again_and_every_group_is_sampled_once(
     assert workers[0] == workers[4] == {"rollout-0"}
     assert workers[2] == {"rollout-0", "rollout-1", "rollout-2"}
     assert workers[3] > {"rollout-0"}
+    assert seen == {"rollout-0": "sampling", "rollout-1": "leaving", "rollout-2": "leaving"}

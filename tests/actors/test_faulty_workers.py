@@ -16,6 +16,7 @@ from actors import weights
 from actors.fleet import FleetFailed, RolloutFleet
 from actors.messages import RolloutSpec
 from actors.placement import PlacementRefused, refusal
+from configs.schema.placement import PlacementConfig
 from configs.schema.rollout import RolloutConfig
 from experience.records import Sampling, Trajectory, Weights
 from tests.actors.light_engine import LIGHT_ENGINE
@@ -223,7 +224,7 @@ def test_a_refusal_tells_asked_against_present_node_by_node() -> None:
         {"Alive": False, "NodeManagerAddress": "10.0.0.2", "Resources": {"CPU": 8.0, "GPU": 8.0}},
         {"Alive": True, "NodeManagerAddress": "10.0.0.3", "Resources": {"CPU": 4.0}},
     ]
-    text = refusal("trainer of 4 ranks", [{"CPU": 1.0, "GPU": 1.0}] * 4, "PACK", nodes, 60)
+    text = refusal("trainer of 4 ranks", [{"CPU": 1.0, "GPU": 1.0}] * 4, PlacementConfig(), nodes, 60)
     assert text.startswith(
         "no room for trainer of 4 ranks within 60 s: asked for 4 x 1 CPU, 1 GPU; taken or not, there is: "
         "10.0.0.1 has 8 CPU, 2 GPU; 10.0.0.3 has 4 CPU, 0 GPU; "

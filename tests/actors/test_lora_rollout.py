@@ -13,8 +13,9 @@ from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
 
 from actors import weights
+from actors.engine_environment import environment
 from actors.messages import GroupRequest, RolloutSpec
-from actors.rollout import RolloutWorker, environment
+from actors.rollout import RolloutWorker
 from configs.schema import LoraConfig
 from configs.schema.rollout import RolloutConfig
 from experience.records import Sampling, TokenBlock, Weights

@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from actors.learner import SpreadLearner, start_learner
+from actors.learner import PolicyLearner
 from actors.ranks import TrainerGroupError
 from actors.trainer import TrainerGroup
 from configs.schema.training import CriticConfig, OptimizerConfig, ReferenceConfig
+from experience.packing import plan_mini_batches
 from experience.records import Batch
 from tests.actors.learner_cases import make_batch, make_spec, policy_objective, published
 from trainers.checkpoint import CheckpointError
@@ -25,7 +26,7 @@ from trainers.learner import LearnerSpec
 from trainers.saving import save_checkpoint, state_snapshot
 
 Result = TypeVar("Result")
-Learner = TrainerGroup | SpreadLearner
+Learner = PolicyLearner
 PPO = {"name": "ppo", "kl_coef": 0.1, "value_clip": 0.2, "gae_lambda": 0.9, "gamma": 0.97}
 CRITIC = CriticConfig(optimizer=OptimizerConfig(learning_rate=0.03, epsilon=1.0, max_grad_norm=100.0))
 PASSING = ("throughput", "memory", "time")
@@ -53,7 +54,7 @@ def batches(count: int, **changes: Any) -> list[Batch]:
 
 @contextlib.asynccontextmanager
 async def running(spec: LearnerSpec) -> AsyncIterator[Learner]:
-    learner = await start_learner(spec)
+    learner = await PolicyLearner.start(spec)
     try:
         yield learner
     finally:
@@ -68,12 +69,31 @@ def with_learner(spec: LearnerSpec, work: Callable[[Any], Awaitable[Result]]) ->
     return asyncio.run(run())
 
 
-async def a_course(learner: Learner) -> tuple[list[Any], dict[str, Tensor]]:
-    """The critic warms up, both learn, the reference moves, both learn on."""
-    metrics = [await learner.update(batch) for batch in [*batches(1, trains_policy=False), *batches(2)]]
+async def a_course(learner: Learner, *, is_ahead: bool = False) -> tuple[list[Any], dict[str, Tensor]]:
+    """The critic warms up, both learn, the reference moves, both learn on.
+
+    `is_ahead`: each batch is scored before its update, in parts that are cut otherwise.
+    """
+
+    async def update(batch: Batch) -> Any:
+        for part in parts(batch) if is_ahead else ():
+            await learner.score(part)
+        return await learner.update(batch)
+
+    metrics = [await update(batch) for batch in [*batches(1, trains_policy=False), *batches(2)]]
     await learner.refresh_reference()
-    metrics += [await learner.update(batch) for batch in batches(4)[2:]]
+    metrics += [await update(batch) for batch in batches(4)[2:]]
     return metrics, await published(learner)
+
+
+def parts(batch: Batch) -> Iterator[Batch]:
+    """The sequences of each block, packed anew."""
+    micro_batches = [micro for mini in batch.mini_batches for rank in mini.ranks for micro in rank]
+    items = [item for micro in micro_batches for item in micro]
+    for number in range(len(batch.blocks)):
+        own = [[item] for item in items if item.block == number]
+        plan = plan_mini_batches(own, num_mini_batches=1, num_ranks=2, tokens_per_micro_batch=40)
+        yield Batch(blocks=batch.blocks, mini_batches=plan)
 
 
 def steady(metrics: dict[str, float]) -> dict[str, float]:
@@ -88,13 +108,20 @@ def together(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> tuple[L
 
 
 @pytest.mark.parametrize(
-    "places",
-    [{}, {"critic": 2, "critic_stage": 3, "reference": 0}, {"critic": 0, "reference": 2}],
-    ids=["both apart", "a ZeRO-3 critic apart", "the reference apart"],
+    ("places", "is_ahead"),
+    [
+        ({}, False),
+        ({"critic": 2, "critic_stage": 3, "reference": 0}, True),
+        ({"critic": 0, "reference": 2}, False),
+        ({"critic": 0, "reference": 0}, True),
+    ],
+    ids=["both apart", "a ZeRO-3 critic apart, scored ahead", "the reference apart", "together, scored ahead"],
 )
-def test_ranks_of_their_own_change_no_metric_and_no_weight(together: Any, places: dict[str, int]) -> None:
+def test_where_and_when_a_batch_is_scored_changes_no_metric_and_no_weight(
+    together: Any, places: dict[str, int], is_ahead: bool
+) -> None:
     spec, (expected, expected_weights) = together
-    found, found_weights = with_learner(spread(spec, **places), a_course)
+    found, found_weights = with_learner(spread(spec, **places), lambda learner: a_course(learner, is_ahead=is_ahead))
     assert all(abs(line["policy/kl_ref"]) > 1e-6 for line in expected[2:4])  # the reference has something to say
     for line, expected_line in zip(found, expected, strict=True):
         assert line.keys() == expected_line.keys()
@@ -129,7 +156,7 @@ def test_a_resumed_learner_goes_on_bit_for_bit_on_as_many_ranks(tmp_path: Path) 
 
 
 def test_a_killed_rank_of_the_critic_ends_all_groups_and_is_named(tmp_path: Path) -> None:
-    async def train(learner: SpreadLearner) -> list[int]:
+    async def train(learner: PolicyLearner) -> list[int]:
         groups = learner._groups
         assert groups.critic is not None
         pids = [await rank.pid.remote() for group in groups.all for rank in group._ranks]

@@ -28,7 +28,7 @@ def first_rank(told: Connection, is_wanted: Event, is_met: Event, is_over: Event
 
 def meet(rank: int, address: Address, reserved: ReservedAddress) -> None:
     set_rank_environment(rank, NUM_RANKS, address, is_local=True)
-    from trainers.zero import dist, join_process_group
+    from trainers.zero.group import dist, join_process_group
 
     join_process_group(TrainerConfig(collective_timeout_seconds=20), reserved.hand_over(rank))
     dist.barrier()
@@ -38,11 +38,11 @@ def second_rank(address: Address) -> None:
     meet(1, address, ReservedAddress())
 
 
-def take_if_free(port: int, is_wanted: Event, is_met: Event) -> None:
+def take_if_free(host: str, port: int, is_wanted: Event, is_met: Event) -> None:
     """Try to listen there without a pause, as any process of the machine may. Exit code 1 when the port was free."""
     while not is_met.is_set():
         try:
-            with socket.create_server(("", port)):
+            with socket.create_server((host, port)):
                 is_wanted.set()
                 is_met.wait(SECONDS)
                 raise SystemExit(1)
@@ -61,7 +61,7 @@ def test_ranks_meet_at_a_port_that_another_process_wants_all_the_time(monkeypatc
     first.start()
     assert here.poll(SECONDS)
     address: Address = here.recv()
-    thief = context.Process(target=take_if_free, args=(address[1], is_wanted, is_met))
+    thief = context.Process(target=take_if_free, args=(*address, is_wanted, is_met))
     second = context.Process(target=second_rank, args=(address,))
     for process in (thief, second):
         process.start()

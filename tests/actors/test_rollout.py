@@ -1,5 +1,6 @@
 """The rollout worker on real vLLM, against transformers without any cache."""
 
+import asyncio
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -10,11 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+import torch
 
 from actors import weights
+from actors.engine_environment import environment
 from actors.messages import EngineFailed, GroupRequest, GroupResult, RolloutSpec, StartFacts
-from actors.rollout import RolloutWorker, environment
+from actors.rollout import RolloutWorker
 from configs.schema.rollout import RolloutConfig, SamplingConfig
+from experience.beam import NextTokens, beam_search
 from experience.records import Sampling, TokenBlock, Weights
 from tests.actors.tiny_policies import greedy, load_policy, logprobs_of, make_policy, named_tensors
 
@@ -134,6 +138,32 @@ def test_temperature_zero_is_greedy(worker: Any, qwen: Path) -> None:
     assert [tokens.tolist() for tokens, _, _ in samples] == [expected, expected]
 
 
+def test_a_beam_is_the_one_that_transformers_log_probs_lead_to(worker: Any, qwen: Path) -> None:
+    ray.get(worker.load.remote(publish(qwen, 1)))
+    asked = request(0, (30, 31), beam_width=3, num_samples=2, max_response_tokens=6)
+    model = load_policy(qwen)
+
+    async def expand(sequences: Sequence[np.ndarray], count: int) -> list[NextTokens]:
+        found = []
+        for tokens in sequences:
+            with torch.no_grad():
+                logprobs = model(torch.from_numpy(tokens.astype(np.int64))[None]).logits[0, -1].float().log_softmax(-1)
+            best = logprobs.topk(count)
+            found.append(
+                NextTokens(tokens=best.indices.numpy().astype(np.int32), logprobs=best.values.numpy(), version=1)
+            )
+        return found
+
+    expected = asyncio.run(beam_search(asked.tokens, asked.sampling, (EOS,), expand))
+    found = sample(worker, [asked])[0]
+    assert len(found) == 2
+    for (tokens, logprobs, versions), transcript in zip(found, expected, strict=True):
+        assert tokens.tolist() == transcript.tokens[transcript.response_mask].tolist()
+        np.testing.assert_allclose(logprobs, transcript.rollout_logprobs[transcript.response_mask], atol=1e-4)
+        assert set(versions.tolist()) == {1}
+    assert ray.get(worker.status.remote()).num_unfinished == 0
+
+
 def test_a_sample_does_not_depend_on_its_company(worker: Any, qwen: Path) -> None:
     ray.get(worker.load.remote(publish(qwen, 1)))
     ordinals = range(10, 18)
@@ -161,6 +191,25 @@ def test_samples_of_a_group_and_of_other_seeds_differ(worker: Any, qwen: Path) -
     first = sample(worker, [request(0, ordinal=5, num_samples=4)])[0]
     other = sample(worker, [request(0, ordinal=5, num_samples=4, seed=8)])[0]
     assert len({tuple(tokens.tolist()) for tokens, _, _ in (*first, *other)}) == 8
+
+
+def test_a_worker_tells_how_full_its_engine_is(worker: Any, qwen: Path) -> None:
+    ray.get(worker.load.remote(publish(qwen, 1)))
+    before = ray.get(worker.status.remote()).engine
+    prompt = [40 + place % 20 for place in range(70)]  # two whole blocks of the cache
+    ray.get(worker.submit.remote([request(0, prompt, num_samples=4, max_response_tokens=180)]))
+    while (seen := ray.get(worker.status.remote()).engine).num_prefix_queries == before.num_prefix_queries:
+        time.sleep(0.01)
+    assert seen.num_running + seen.num_waiting == 4
+    assert 0 < seen.kv_cache_usage < 1
+    harvest(worker, 1)
+    after = ray.get(worker.status.remote()).engine
+    assert (after.num_running, after.num_waiting, after.kv_cache_usage) == (0, 0, 0)
+    assert after.num_prefix_queries - before.num_prefix_queries == 4 * 70
+    ray.get(worker.submit.remote([request(1, prompt, num_samples=1, max_response_tokens=2)]))
+    harvest(worker, 1)
+    again = ray.get(worker.status.remote()).engine
+    assert again.num_prefix_hits - after.num_prefix_hits == 64  # the prompt's whole blocks are there from before
 
 
 def test_results_describe_their_rows(worker: Any, qwen: Path) -> None:
@@ -277,7 +326,5 @@ def test_a_broken_engine_says_so_in_an_error_of_ours(worker: Any, qwen: Path) ->
 
 
 def test_settings_that_an_engine_would_not_obey_are_refused(qwen: Path) -> None:
-    with pytest.raises(ValueError, match="tensor_parallel_size=2"):
-        replace(spec_of(qwen), config=RolloutConfig(tensor_parallel_size=2))
     with pytest.raises(ValueError, match=r"temperature=0\.001"):
         replace(spec_of(qwen), config=RolloutConfig(sampling=SamplingConfig(temperature=0.001)))

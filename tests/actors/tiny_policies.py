@@ -22,7 +22,9 @@ SIZE = {
 }
 
 
-def make_policy(folder: Path, *, architecture: str = "qwen3", tied: bool = True, seed: int = 0) -> Path:
+def make_policy(
+    folder: Path, *, architecture: str = "qwen3", tied: bool = True, seed: int = 0, num_key_value_heads: int = 1
+) -> Path:
     """A model with random weights and the character tokenizer, saved to `folder`."""
     tokenizer = build_tokenizer(TokenizerConfig(kind="characters"), ())
     config = AutoConfig.for_model(
@@ -30,7 +32,7 @@ def make_policy(folder: Path, *, architecture: str = "qwen3", tied: bool = True,
         vocab_size=len(tokenizer),
         tie_word_embeddings=tied,
         eos_token_id=tokenizer.eos_token_id,
-        **SIZE,
+        **SIZE | {"num_key_value_heads": num_key_value_heads},
         **(EXPERTS if architecture.endswith("_moe") else {}),
     )
     torch.manual_seed(seed)

@@ -5,8 +5,8 @@ from configs.schema import AlgorithmConfig
 from metrics.meter import Meter
 from tests.trainers.test_loop import SAMPLING, Numbers, Recorder, SampleIndex, Sampler
 from trainers.credit import BatchShape, CreditAssigner
-from trainers.loop import Loop, Roles, Schedule
-from trainers.roles import Learner, Rewards, Rollouts
+from trainers.loop import Loop, Schedule
+from trainers.roles import Learner, Rewards, Roles, Rollouts
 
 
 def make_loop(

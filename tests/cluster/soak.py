@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-import yaml
 
 from experience.store import read_trajectories
-from tests.actors.tiny_policies import make_policy
+from tests.cluster.small_runs import make_run
 from tests.cluster.starts import WUTONG, Start, described
 
-PROMPTS_PER_STEP, GROUP_SIZE, NUM_PROMPTS = 4, 2, 30  # the data set does not divide: epochs end within a step
+NUM_PROMPTS = 30  # the data set does not divide: epochs end within a step
 MOST_SECONDS_BETWEEN_KILLS = 12.0
 RESUMABLE = (75, 1, -9)  # stopped in order, ended by what was killed, killed itself
 
@@ -26,7 +25,7 @@ KINDS = {
     "gcs_server": "Ray's head",
     "raylet/raylet": "raylet",
     "RolloutWorker": "rollout worker",
-    "TrainerRank": "trainer rank",
+    "PolicyRank": "trainer rank",
     "forkserver": "reward process",
     "rewards": "reward process",
     "reaper": "reaper",
@@ -56,38 +55,25 @@ class Soak:
         return [json.loads(line)["step"] for line in lines]
 
 
-def make_run(folder: Path, num_steps: int) -> None:
+def make_soaked_run(folder: Path, num_steps: int) -> None:
     """A recipe whose steps take a while, and whose parts may be lost as often as it takes."""
-    make_policy(folder / "model")
-    rows = [{"prompt": f"{number} + 1 =", "answer": str(number + 1)} for number in range(NUM_PROMPTS)]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    rule = "import time\n\ndef parity(item):\n    time.sleep(0.2)\n    return len(item.response) % 2\n"
-    (folder / "rules.py").write_text(rule)
-    recipe = {
-        "stage": "rl",
-        "name": "run",
-        "output_dir": str(folder),
-        "num_steps": num_steps,
-        "model": {"path": str(folder / "model")},
-        "data": {"train": str(folder / "prompts.jsonl"), "max_prompt_tokens": 24},
-        "trainer": {"num_ranks": 2, "tokens_per_micro_batch": 512, "max_restarts": 100},
-        "rollout": {
-            "num_workers": 2,
-            "max_restarts": 100,
-            "prompts_per_step": PROMPTS_PER_STEP,
-            "group_size": GROUP_SIZE,
-            "sampling": {"max_response_tokens": 16},
-        },
-        "rewards": [{"use": f"{folder}/rules.py:parity"}],
-        "algorithm": {"name": "grpo", "kl_coef": 0},
-        "checkpoint": {"every_steps": 1, "keep_last": 2},
-        "logging": {"tensorboard": False},
-    }
-    (folder / "run.yaml").write_text(yaml.safe_dump(recipe))
+    make_run(
+        folder,
+        num_prompts=NUM_PROMPTS,
+        rule="import time\n\ndef parity(item):\n    time.sleep(0.2)\n    return len(item.response) % 2\n",
+        num_steps=num_steps,
+        trainer={"max_restarts": 100},
+        rollout={"num_workers": 2, "max_restarts": 100},
+        checkpoint={"keep_last": 2},
+    )
+
+
+# Of a reward's process, before its first answer and in it.
+KILLED_AT_ITS_TRIAL = ("rewards did not start: exit status -9", "its process was killed by SIGKILL")
 
 
 def soak(folder: Path, *, num_kills: int, seed: int, wutong: Sequence[str] = WUTONG, seconds: float = 1800) -> Soak:
-    """The run of `make_run`, killed at `num_kills` times and then let finish."""
+    """The run of `make_soaked_run`, killed at `num_kills` times and then let finish."""
     dice = random.Random(seed)
     done = Soak(folder)
     deadline = time.monotonic() + seconds
@@ -100,7 +86,7 @@ def soak(folder: Path, *, num_kills: int, seed: int, wutong: Sequence[str] = WUT
         start.process.wait(timeout=max(1.0, deadline - time.monotonic()))
         done.codes.append(start.process.returncode)
         # A reward's process that is killed while it is tried out looks like one that its author's code killed.
-        is_tried_out = "rewards did not start: exit status -9" in start.stderr
+        is_tried_out = any(words in start.stderr for words in KILLED_AT_ITS_TRIAL)
         assert done.codes[-1] in (0, *RESUMABLE) or is_tried_out, f"{done.kills}: {start.stderr}"
         assert done.codes[-1] == 0 or done.kills, f"it ended by itself: {start.stderr}"
     return done

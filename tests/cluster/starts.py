@@ -20,23 +20,11 @@ WUTONG = (str(Path(sys.executable).with_name("wutong")),)
 LIGHT_WUTONG = (sys.executable, "-m", "tests.cluster.light_wutong")  # its rollout workers sample without a model
 MARK = "TEST_RUN_MARK"  # an environment variable that all processes of one start inherit
 
-# Scoring waits while the file `brake` exists, and says so: what a run is doing when it is struck is no chance.
-RULES = """
-import time
-from pathlib import Path
-
-def parity(item, folder):
-    while Path(folder, "brake").exists():
-        Path(folder, "braked").touch()
-        time.sleep(0.05)
-    return len(item.response) % 2
-"""
-
 
 class Start:
-    """One start of `wutong train` in a process of its own, until it ends."""
+    """One start of `wutong train` (or `command`) in a process of its own, until it ends."""
 
-    def __init__(self, folder: Path, *arguments: str, wutong: Sequence[str] = WUTONG) -> None:
+    def __init__(self, folder: Path, *arguments: str, wutong: Sequence[str] = WUTONG, command: str = "train") -> None:
         self.folder = folder
         self._mark = uuid.uuid4().hex
         self._stderr = folder / f"stderr_{self._mark}"
@@ -44,7 +32,7 @@ class Start:
             (folder / flag).unlink(missing_ok=True)
         with self._stderr.open("w") as stderr:
             self.process = subprocess.Popen(
-                [*wutong, "train", "run.yaml", *arguments],
+                [*wutong, command, "run.yaml", *arguments],
                 cwd=folder,
                 env={**os.environ, "PYTHONPATH": str(ROOT), MARK: self._mark},
                 stderr=stderr,

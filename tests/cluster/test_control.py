@@ -1,12 +1,16 @@
 """Requests in a run's folder: answered once, by the run that is there."""
 
 import asyncio
+import fcntl
+import os
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from cluster.control import SECONDS_BETWEEN_LOOKS, Answer, Desk, ScaleRequest, StopRequest, ask
+from cluster.errand import ended
 from cluster.status import StatusFile, read_status
 
 
@@ -122,3 +126,19 @@ def test_a_run_that_has_not_written_for_long_is_lost(tmp_path: Path, monkeypatch
 def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no run has been here"):
         read_status(tmp_path / "status.json")
+
+
+def test_a_run_has_ended_when_its_folder_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = StatusFile(tmp_path / "status.json", run="mine", num_steps=7)
+    file.state = "stopped"
+    file.write()
+    with (tmp_path / "lock").open("w") as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        let_go = threading.Timer(0.5, fcntl.flock, (owner, fcntl.LOCK_UN))
+        let_go.start()
+        assert ended(tmp_path)["state"] == "stopped"
+        assert let_go.finished.is_set()
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        monkeypatch.setattr("cluster.errand.SECONDS_TO_LET_GO", 0.2)
+        with pytest.raises(ValueError, match=rf"stopped, but its process {os.getpid()} on .* is still there"):
+            ended(tmp_path)

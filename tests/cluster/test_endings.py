@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from experience.store import read_trajectories
-from tests.actors.tiny_policies import make_policy
-from tests.cluster.starts import RULES, Start, described, is_alive, last_step, saved_step
+from tests.cluster.small_runs import GROUP_SIZE, PROMPTS_PER_STEP, make_run
+from tests.cluster.starts import Start, described, is_alive, last_step, saved_step
 
 pytestmark = pytest.mark.slow
 
-PROMPTS_PER_STEP, GROUP_SIZE = 4, 2
 SECONDS_TO_VANISH = 30
-KINDS = ("gcs_server", "raylet", "Agent", "RolloutWorker", "TrainerRank", "rewards")
+KINDS = ("gcs_server", "raylet", "Agent", "RolloutWorker", "PolicyRank", "rewards")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,29 +62,7 @@ def end(start: Start, strike: Callable[[], Any], steps_before: int = 0) -> Endin
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("endings")
-    make_policy(folder / "model")
-    rows = [{"prompt": f"{number} + 1 =", "answer": str(number + 1)} for number in range(50)]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "rules.py").write_text(RULES)
-    recipe = {
-        "stage": "rl",
-        "name": "run",
-        "output_dir": str(folder),
-        "num_steps": 1000,
-        "model": {"path": str(folder / "model")},
-        "data": {"train": str(folder / "prompts.jsonl"), "max_prompt_tokens": 24},
-        "trainer": {"num_ranks": 2, "tokens_per_micro_batch": 512},
-        "rollout": {
-            "prompts_per_step": PROMPTS_PER_STEP,
-            "group_size": GROUP_SIZE,
-            "sampling": {"max_response_tokens": 16},
-        },
-        "rewards": [{"use": f"{folder}/rules.py:parity", "args": {"folder": str(folder)}, "timeout_seconds": 120}],
-        "algorithm": {"name": "grpo", "kl_coef": 0},
-        "checkpoint": {"every_steps": 1, "keep_last": 3},
-        "logging": {"tensorboard": False},
-    }
-    (folder / "run.yaml").write_text(yaml.safe_dump(recipe))
+    make_run(folder, checkpoint={"keep_last": 3})
     return folder
 
 
@@ -133,7 +109,7 @@ def finished(folder: Path, interrupted: Ending) -> Ending:
     steps = start.brake_after(interrupted.saved_step)
 
     def strike() -> None:
-        ranks = [process for process in start.processes() if "TrainerRank" in described(process)]
+        ranks = [process for process in start.processes() if "PolicyRank" in described(process)]
         ranks[-1].kill()
         (folder / "brake").unlink()
 
@@ -178,7 +154,7 @@ def test_a_second_interrupt_is_told_in_one_line(interrupted: Ending) -> None:
 def test_a_lost_rank_is_told_in_one_line_and_the_run_goes_on_from_its_newest_checkpoint(finished: Ending) -> None:
     told = " ".join(finished.stderr.split())  # the log's lines are as wide as a terminal
     assert told.count("WARNING") == 1
-    assert "failed in update: its process died" in told
+    assert "failed in learn_from: its process died" in told
     assert f"new ranks go on from step_{finished.steps_before:06d} (restarts left: 2)" in told
 
 

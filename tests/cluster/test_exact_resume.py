@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from safetensors.torch import load_file
 
 from experience.store import read_trajectories
 from metrics.names import PASSING
-from tests.actors.tiny_policies import make_policy
-from tests.cluster.starts import RULES, Start, described, last_step
+from tests.cluster.small_runs import make_run
+from tests.cluster.starts import Start, described, last_step
 
 pytestmark = pytest.mark.slow
 
@@ -30,32 +29,19 @@ class Kill:
     drafts: list[str]
 
 
-def make_run(folder: Path) -> None:
+def make_exact_run(folder: Path) -> None:
     """A recipe with everything that a resumed run must find again: two mini-batches, a reference, an evaluation."""
-    make_policy(folder / "model")
-    rows = [{"prompt": f"{number} + 1 =", "answer": str(number + 1)} for number in range(30)]
-    for name, part in (("prompts", rows[:22]), ("held_out", rows[22:])):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
-    (folder / "rules.py").write_text(RULES)
-    recipe = {
-        "stage": "rl",
-        "name": "run",
-        "output_dir": str(folder),
-        "num_steps": NUM_STEPS,
-        "model": {"path": str(folder / "model")},
-        "data": {
-            "train": str(folder / "prompts.jsonl"), "eval": str(folder / "held_out.jsonl"), "max_prompt_tokens": 24,
-        },
-        "optimizer": {"learning_rate": 1e-3, "warmup_steps": 2, "schedule": "cosine"},
-        "trainer": {"num_ranks": 2, "tokens_per_micro_batch": 128},
-        "rollout": {"prompts_per_step": 4, "group_size": 2, "sampling": {"max_response_tokens": 16}},
-        "rewards": [{"use": f"{folder}/rules.py:parity", "args": {"folder": str(folder)}, "timeout_seconds": 120}],
-        "algorithm": {"name": "grpo", "kl_coef": 0.05, "mini_batches": 2},
-        "evaluation": {"every_steps": 3, "num_prompts": 8},
-        "checkpoint": {"every_steps": 2, "keep_last": 2},
-        "logging": {"tensorboard": False},
-    }  # fmt: skip
-    (folder / "run.yaml").write_text(yaml.safe_dump(recipe))
+    make_run(
+        folder,
+        num_prompts=22,
+        num_held_out=8,
+        num_steps=NUM_STEPS,
+        optimizer={"learning_rate": 1e-3, "warmup_steps": 2, "schedule": "cosine"},
+        trainer={"tokens_per_micro_batch": 128},
+        algorithm={"kl_coef": 0.05, "mini_batches": 2},
+        evaluation={"every_steps": 3, "num_prompts": 8},
+        checkpoint={"every_steps": 2, "keep_last": 2},
+    )
 
 
 def kill(start: Start) -> Kill:
@@ -84,7 +70,7 @@ def while_training(start: Start) -> None:
     start.wait_until(lambda: last_step(start.folder) >= 2, 120)
     (start.folder / "brake").touch()
     start.wait_until(lambda: (start.folder / "braked").exists(), 60)
-    ranks = [process for process in start.processes() if "TrainerRank" in described(process)]
+    ranks = [process for process in start.processes() if "PolicyRank" in described(process)]
     ranks[-1].suspend()
     (start.folder / "brake").unlink()
     time.sleep(2)  # what is sampled is scored meanwhile
@@ -104,7 +90,7 @@ def while_saving(start: Start) -> None:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    make_run(folder)
+    make_exact_run(folder)
     start = Start(folder)
     assert start.process.wait(timeout=300) == 0, start.stderr
     return folder / "run"
@@ -113,7 +99,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Kill]]:
     folder = tmp_path_factory.mktemp("killed")
-    make_run(folder)
+    make_exact_run(folder)
     moments: list[Callable[[Start], None]] = [while_sampling, while_training, while_saving]
     kills = []
     for moment in moments:

@@ -23,7 +23,7 @@ from tests.actors.light_engine import LIGHT_ENGINE
 from tests.actors.test_fleet import prompt
 from tests.actors.tiny_policies import load_policy, make_policy, named_tensors
 from tests.cluster.light_loops import make_loop
-from trainers.loop import Observer
+from trainers.observer import Observer
 
 NEVER = """
 import time

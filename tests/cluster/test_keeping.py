@@ -41,6 +41,7 @@ def test_another_metric_may_be_named(tmp_path: Path) -> None:
     [
         ({"best_metric": "eval/accuracy"}, EVERY, "best_metric has no effect with checkpoint.keep_best=0"),
         ({**KEEP, "best_metric": "eval/acc"}, EVERY, "best_metric='eval/acc': choose one of eval/accuracy"),
+        ({**KEEP, "best_metric": "guard/gold"}, EVERY, "best_metric=guard/gold: no guard measures it"),
         (KEEP, {}, "set evaluation.every_steps and checkpoint.every_steps"),
         ({"keep_best": 1}, EVERY, "set evaluation.every_steps and checkpoint.every_steps"),
     ],
@@ -50,6 +51,11 @@ def test_what_could_never_be_judged_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         best_rule(recipe("rl", tmp_path, checkpoint=config, **sections))
+
+
+def test_where_a_guard_looks_gold_is_what_counts(tmp_path: Path) -> None:
+    rule = best_rule(recipe("rl", tmp_path, checkpoint=KEEP, guard={"gold": [{"use": "exact"}]}))
+    assert rule == BestRule(count=3, metric="guard/gold", is_higher_better=True)
 
 
 def test_every_metric_to_judge_by_is_in_the_table() -> None:

@@ -5,21 +5,20 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
-from tests.cluster.soak import make_run
+from tests.cluster.small_runs import make_run
 from tests.cluster.starts import LIGHT_WUTONG, Start, described, last_step, saved_step
 
 pytestmark = pytest.mark.slow
 
 
 def test_the_run_saves_its_last_step_names_the_node_and_exits_with_75(tmp_path: Path) -> None:
-    make_run(tmp_path, num_steps=1000)
-    recipe = yaml.safe_load((tmp_path / "run.yaml").read_text())
-    recipe["rollout"] |= {"num_workers": 1, "max_restarts": 0}
-    recipe["trainer"]["num_ranks"] = 1
-    recipe["checkpoint"] = {"every_steps": 0}
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(recipe))
+    make_run(
+        tmp_path,
+        rollout={"max_restarts": 0},
+        trainer={"num_ranks": 1},
+        checkpoint={"every_steps": 0},
+    )
     start = Start(tmp_path, wutong=LIGHT_WUTONG)
     try:
         start.wait_until(lambda: last_step(tmp_path) > 1, 120)

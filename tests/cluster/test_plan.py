@@ -11,14 +11,14 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from cluster.plan import Plan, make_plan
-from cluster.plan_machines import Wishes, machines_of, parse_bytes
+from cluster.plan_machines import Wishes, machines_of
 from cluster.plan_start import MARGIN, check_fits, plan_at_start
 from cluster.plan_text import plan_json, plan_text
 from configs.schema import Run
 from tests.cluster.test_plan_sizes import PUBLISHED
 
 GIB = 2**30
-RECIPES = sorted(Path("configs").glob("*/*.yaml"))
+RECIPES = sorted(path for path in Path("configs").glob("*/*.yaml") if path.parent.name != "recipes")
 
 
 def model_folder(folder: Path, name: str) -> str:
@@ -50,6 +50,18 @@ def planned(folder: Path, name: str, *, gpus: int = 8, nodes: int = 1, gpu: str 
 
 def trainer(ranks: int, stage: int, **more: Any) -> dict[str, Any]:
     return {"num_ranks": ranks, "zero_stage": stage, "tokens_per_micro_batch": 4096, **more}
+
+
+def test_engines_that_take_turns_with_ranks_have_their_gpus(tmp_path: Path) -> None:
+    sections = {"trainer": trainer(8, 3), "rollout": {"num_workers": 8, "colocated": True}}
+    plan = planned(tmp_path, "Qwen2.5-0.5B", gpus=8, **sections)
+    places = {role: [(s.node, s.devices) for s in plan.seats if s.role == role] for role in ("policy", "rollout")}
+    assert places["rollout"] == places["policy"] and len(set(places["policy"])) == 8
+    assert not plan.problems
+    sections["rollout"]["colocated"] = False
+    assert any(
+        "the run needs 16" in problem for problem in planned(tmp_path, "Qwen2.5-0.5B", gpus=8, **sections).problems
+    )
 
 
 CHECKPOINTED = {"gradient_checkpointing": True}
@@ -195,13 +207,6 @@ def test_staleness_lets_generating_and_training_overlap(tmp_path: Path) -> None:
     assert overlap.now.step == pytest.approx(max(turns.now.generating, turns.now.training) + turns.now.syncing)
 
 
-def test_sizes_are_read_or_refused() -> None:
-    assert parse_bytes("80GiB", "--gpu-memory") == 80 * GIB
-    assert parse_bytes("1.5 TB", "--gpu-memory") == 1_500_000_000_000
-    with pytest.raises(ValueError, match="--gpu-memory eighty: want a number and a unit"):
-        parse_bytes("eighty", "--gpu-memory")
-
-
 def test_an_unknown_gpu_needs_its_numbers() -> None:
     with pytest.raises(ValueError, match="--gpu X9: an unknown device; give --gpu-memory"):
         machines_of(Wishes(num_gpus=1, gpu="X9"))
@@ -225,10 +230,34 @@ def test_the_command_ends_with_2_where_something_does_not_fit(tmp_path: Path) ->
     assert "what does not fit" in answer.stdout
 
 
-def test_engines_are_advised_nothing_that_is_not_built(tmp_path: Path) -> None:
-    plan = planned(tmp_path, "Llama-3.1-70B", trainer=trainer(64, 3), gpus=72, rollout={"num_workers": 8})
-    (told,) = [problem for problem in plan.problems if problem.startswith("rollout: ")]
-    assert "tensor_parallel_size" not in told and "larger devices are needed" in told
+def test_an_engine_that_no_device_holds_is_advised_to_take_several(tmp_path: Path) -> None:
+    def problem(model: str, **rollout: Any) -> str:
+        sections = {"trainer": trainer(64, 3), "rollout": {"num_workers": 2, **rollout}}
+        plan = planned(tmp_path, model, gpus=80, nodes=2, **sections)
+        return "".join(problem for problem in plan.problems if problem.startswith("rollout: "))
+
+    key, _, size = problem("Llama-3.1-70B").split()[-1].partition("=")
+    assert key == "rollout.tensor_parallel_size"
+    assert not problem("Llama-3.1-70B", tensor_parallel_size=int(size), gpu_memory_utilization=0.92)
+    assert problem("Llama-3.1-70B", tensor_parallel_size=int(size) // 2, gpu_memory_utilization=0.92)
+
+
+def test_an_engine_whose_heads_cant_be_shared_is_a_problem(tmp_path: Path) -> None:
+    plan = planned(tmp_path, "Qwen2.5-7B", gpus=16, nodes=2, rollout={"tensor_parallel_size": 8})
+    assert any("28 attention heads and 4 key-value heads" in problem for problem in plan.problems)
+    assert not any("attention heads" in problem for problem in planned(tmp_path, "Qwen2.5-7B").problems)
+
+
+def test_an_engine_on_two_devices_holds_its_weights_once_and_two_caches(tmp_path: Path) -> None:
+    """On a CPU, where host memory is all there is; each device has its key in full."""
+    hosts = {}
+    for size in (1, 2):
+        plan = planned(tmp_path, "Qwen2.5-0.5B", gpus=0, rollout={"tensor_parallel_size": size, "kv_cache_gib": 3})
+        (engine,) = (role for role in plan.roles if role.role.name == "rollout")
+        assert engine.peak.parts["weights"] == 2 * plan.sizes.num_parameters // size
+        assert engine.role.threads == size
+        hosts[size] = engine.host_bytes
+    assert hosts[2] - hosts[1] == 3 * GIB
 
 
 def test_a_running_cluster_says_itself_what_it_has(cluster: None, tmp_path: Path) -> None:
@@ -237,7 +266,11 @@ def test_a_running_cluster_says_itself_what_it_has(cluster: None, tmp_path: Path
     joined = CliRunner().invoke(app, [*recipe, "--address", "auto"])
     told = CliRunner().invoke(app, [*recipe, "--cpus", str(int(node["Resources"]["CPU"]))])
     assert joined.exit_code == told.exit_code == 0
-    assert json.loads(joined.stdout) == json.loads(told.stdout)
+    plans = [json.loads(result.stdout) for result in (joined, told)]
+    (facts,) = plans[0]["machines"].pop("nodes")
+    assert facts == {"num_gpus": 0, "num_cpus": int(node["Resources"]["CPU"]), "labels": node["Labels"]}
+    assert plans[1]["machines"].pop("nodes") == []
+    assert plans[0] == plans[1]
     refused = CliRunner().invoke(app, [*recipe, "--address", "auto", "--cpus", "4", "--nodes", "2"])
     assert isinstance(refused.exception, ValueError)
     assert "--address has no use for --nodes, --cpus" in str(refused.exception)
@@ -266,3 +299,21 @@ def test_a_runs_folder_gets_its_plan_or_the_reason_why_there_is_none(tmp_path: P
     (tmp_path / "Qwen2.5-0.5B" / "config.json").write_text(json.dumps({"model_type": "mamba"}))
     plan_at_start(run, tmp_path / "plan.txt")
     assert "no plan: model.path=" in (tmp_path / "plan.txt").read_text()
+
+
+def test_what_stays_of_a_rank_counts_beside_the_engine_on_its_gpu(tmp_path: Path) -> None:
+    sections = {"trainer": trainer(8, 1), "rollout": {"num_workers": 8, "colocated": True}}
+    engine = planned(tmp_path, "Qwen2.5-7B", model=CHECKPOINTED, **sections).roles[-1]
+    assert engine.peak.parts["policy and critic beside it"] == 2 * 7_615_616_512 + GIB
+    assert not engine.fits
+    (problem,) = planned(tmp_path, "Qwen2.5-7B", model=CHECKPOINTED, **sections).problems
+    assert problem.endswith("set rollout.gpu_memory_utilization=0.8")
+
+
+def test_the_speed_of_engines_and_ranks_on_the_same_gpus_is_that_of_turns(tmp_path: Path) -> None:
+    sections = {"trainer": trainer(8, 3), "rollout": {"num_workers": 8, "colocated": True}}
+    plan = planned(tmp_path, "Qwen2.5-7B", model=CHECKPOINTED, **sections)
+    assert plan.speeds is not None and plan.speeds.now == plan.speeds.colocated
+    assert plan.speeds.now.num_devices == 8
+    assert [speed.num_devices for speed in plan.speeds.more_workers] == [16, 24]
+    assert plan_text(plan).count("taking turns") == 1

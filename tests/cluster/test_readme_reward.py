@@ -1,30 +1,19 @@
 """The README's custom reward in a folder of the user's own: with `wutong train`, and in a submitted job."""
 
-import json
-import os
-import secrets
-import shutil
-import socket
 import subprocess
-import sys
-import tempfile
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 
 from experience.store import read_trajectories
 from tests.actors.tiny_policies import make_policy
+from tests.cluster.heads import BIN, environment, ray_head
 from tests.cluster.tiny_recipes import DATA
 
 pytestmark = pytest.mark.slow  # each run starts a Ray cluster and all engines
 
-BIN = Path(sys.executable).parent
 README_RULE = '''\
 # my_rules.py
 def brevity(item, target=400) -> float:
@@ -57,11 +46,6 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def environment(**changes: str) -> dict[str, str]:
-    """This process's, without what points to any Ray cluster."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | changes
-
-
 def run(command: list[str], folder: Path, env: dict[str, str]) -> None:
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
@@ -79,54 +63,9 @@ def test_it_works_from_the_users_folder(folder: Path) -> None:
     check_run(folder)
 
 
-@pytest.fixture
-def head() -> Iterator[dict[str, str]]:
-    """A Ray head on free loopback ports, which wants a token; the environment that a submission needs."""
-    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
-    ports = dict(zip((*names, "metrics-export-port", "ray-client-server-port"), free_ports(6), strict=True))
-    temp = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: a socket's path has a limit
-    url = f"http://127.0.0.1:{ports['dashboard-port']}"
-    env = environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED="0")
-    options = ["--num-cpus=4", "--node-ip-address=127.0.0.1", f"--temp-dir={temp}"]
-    command = [str(BIN / "ray"), "start", "--head", "--block", *options, *(f"--{n}={p}" for n, p in ports.items())]
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_for(url, env["RAY_AUTH_TOKEN"])
-        yield env | {"RAY_API_SERVER_ADDRESS": url}
-    finally:
-        children = psutil.Process(process.pid).children(recursive=True)
-        process.terminate()
-        psutil.wait_procs(children, timeout=15)
-        for child in [child for child in children if child.is_running()]:
-            child.kill()
-        process.wait(timeout=15)
-        shutil.rmtree(temp, ignore_errors=True)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def wait_for(url: str, token: str) -> None:
-    """Until the job server lists jobs."""
-    request = urllib.request.Request(f"{url}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                assert json.loads(answer.read()) == []
-                return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(1)
-
-
-def test_it_works_in_a_submitted_job(folder: Path, head: dict[str, str]) -> None:
+def test_it_works_in_a_submitted_job(folder: Path) -> None:
     entry = [str(BIN / "wutong"), "train", "run.yaml", "cluster.address=auto"]
-    run([str(BIN / "ray"), "job", "submit", "--working-dir", str(folder), "--", *entry], folder, head)
+    with ray_head() as head:
+        env = head.environment | {"RAY_API_SERVER_ADDRESS": head.url}
+        run([str(BIN / "ray"), "job", "submit", "--working-dir", str(folder), "--", *entry], folder, env)
     check_run(folder)

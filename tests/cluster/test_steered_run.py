@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from cluster.status import read_status
 from experience.store import read_trajectories
-from tests.actors.tiny_policies import make_policy
+from tests.cluster.small_runs import GROUP_SIZE, make_run
 from tests.cluster.starts import LIGHT_WUTONG, WUTONG, Start, last_step
 
 pytestmark = pytest.mark.slow
 
-PROMPTS_PER_STEP, GROUP_SIZE = 8, 2
+PROMPTS_PER_STEP = 8
 
 
 class Steered:
@@ -49,34 +49,24 @@ class Steered:
 @pytest.fixture(scope="module")
 def steered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Steered]:
     folder = tmp_path_factory.mktemp("steered")
-    make_policy(folder / "model")
-    rows = [{"prompt": f"{number} + 1 =", "answer": str(number + 1)} for number in range(50)]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "rules.py").write_text("def parity(item):\n    return len(item.response) % 2\n")
-    recipe = {
-        "stage": "rl",
-        "name": "run",
-        "output_dir": str(folder),
-        "num_steps": 100_000,
-        "model": {"path": str(folder / "model")},
-        "data": {"train": str(folder / "prompts.jsonl"), "max_prompt_tokens": 24},
-        "trainer": {"tokens_per_micro_batch": 512},
-        "rollout": {
+    make_run(
+        folder,
+        num_steps=100_000,
+        trainer={"num_ranks": 1},
+        rollout={
             "prompts_per_step": PROMPTS_PER_STEP,
-            "group_size": GROUP_SIZE,
             "max_staleness": 1,
             "max_running_sequences": 4,
             "sampling": {"max_response_tokens": 100},
         },
-        "rewards": [{"use": f"{folder}/rules.py:parity"}],
-        "algorithm": {"name": "grpo", "kl_coef": 0, "correction": "tis"},
-        "cluster": {"num_cpus": 6},
-        "logging": {"tensorboard": False},
-    }
-    (folder / "run.yaml").write_text(yaml.safe_dump(recipe))
+        algorithm={"correction": "tis"},
+        cluster={"num_cpus": 6},
+        checkpoint={"every_steps": 0},
+    )
     run = Steered(folder)
     try:
         run.steps_pass()
+        run.start.wait_until(lambda: read_status(folder / "run" / "status.json").get("step"), 60)
         run.look("alone")
         run.command("second", "train", "run.yaml", "--resume")
         run.command("up", "scale", "run", "--rollout", "3")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.starts import LIGHT_WUTONG
 from tests.cluster.test_endings import SECONDS_TO_VANISH, Start, described, end, folder, last_step
 
 __all__ = ["folder"]
@@ -19,7 +20,7 @@ def terminate(start: Start) -> None:
 
 
 def test_a_stop_while_a_run_starts_leaves_nothing_and_says_so_in_one_line(folder: Path) -> None:
-    start = Start(folder)
+    start = Start(folder, wutong=LIGHT_WUTONG)
     start.wait_until(lambda: any("raylet" in described(process) for process in start.processes()), 60)
     terminate(start)
     assert start.process.wait(60) == 75
@@ -32,7 +33,7 @@ def test_a_stop_while_a_run_starts_leaves_nothing_and_says_so_in_one_line(folder
 
 
 def test_without_its_head_a_run_ends_with_one_line_and_leaves_nothing(folder: Path) -> None:
-    start = Start(folder)
+    start = Start(folder, wutong=LIGHT_WUTONG)
     steps = start.brake_after(1)
 
     def behead() -> None:

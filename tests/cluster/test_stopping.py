@@ -12,7 +12,8 @@ from cluster.stopping import Stop, Stopped
 from cluster.virtual_clock import run_virtually
 from tests.cluster.light_loops import make_loop
 from tests.trainers.test_loop import Recorder, Sampler
-from trainers.loop import Loop, Observer
+from trainers.loop import Loop
+from trainers.observer import Observer
 
 GRACE = 20.0
 

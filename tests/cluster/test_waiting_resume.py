@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from experience.store import read_trajectories
-from tests.actors.tiny_policies import make_policy
-from tests.cluster.starts import RULES, Start, described, last_step, saved_step
+from tests.cluster.small_runs import GROUP_SIZE, PROMPTS_PER_STEP, make_run
+from tests.cluster.starts import LIGHT_WUTONG, Start, described, last_step, saved_step
 from trainers import checkpoint
 
 pytestmark = pytest.mark.slow
-
-PROMPTS_PER_STEP, GROUP_SIZE = 4, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +30,11 @@ class Resumed:
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> Resumed:
     folder = tmp_path_factory.mktemp("waiting")
-    make_run(folder)
-    start = Start(folder)
+    make_run(folder, rollout={"max_staleness": 1}, algorithm={"correction": "tis"}, checkpoint={"keep_last": 5})
+    start = Start(folder, wutong=LIGHT_WUTONG)
     step = kill_with_groups_waiting(start)
     waiting = read_trajectories(checkpoint.folder_of(folder / "run" / "checkpoints", step) / "buffer/groups.parquet")
-    start = Start(folder, f"num_steps={step + 2}", "--resume")
+    start = Start(folder, f"num_steps={step + 2}", "--resume", wutong=LIGHT_WUTONG)
     assert start.process.wait(timeout=300) == 0, start.stderr
     files = (folder / "run" / "trajectories").glob("*.parquet")
     tables = [read_trajectories(path).to_pylist() for path in sorted(files)]
@@ -49,33 +46,10 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Resumed:
     )
 
 
-def make_run(folder: Path) -> None:
-    make_policy(folder / "model")
-    rows = [{"prompt": f"{number} + 1 =", "answer": str(number + 1)} for number in range(50)]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "rules.py").write_text(RULES)
-    sampling = {"max_staleness": 1, "sampling": {"max_response_tokens": 16}}
-    recipe = {
-        "stage": "rl",
-        "name": "run",
-        "output_dir": str(folder),
-        "num_steps": 1000,
-        "model": {"path": str(folder / "model")},
-        "data": {"train": str(folder / "prompts.jsonl"), "max_prompt_tokens": 24},
-        "trainer": {"num_ranks": 2, "tokens_per_micro_batch": 512},
-        "rollout": {"prompts_per_step": PROMPTS_PER_STEP, "group_size": GROUP_SIZE, **sampling},
-        "rewards": [{"use": f"{folder}/rules.py:parity", "args": {"folder": str(folder)}}],
-        "algorithm": {"name": "grpo", "kl_coef": 0, "correction": "tis"},
-        "checkpoint": {"every_steps": 1, "keep_last": 5},
-        "logging": {"tensorboard": False},
-    }
-    (folder / "run.yaml").write_text(yaml.safe_dump(recipe))
-
-
 def kill_with_groups_waiting(start: Start) -> int:
     """Hold the training until the next step's samples are there, let it save once, and kill; the step saved."""
     start.wait_until(lambda: last_step(start.folder) >= 1, 120)
-    ranks = [process for process in start.processes() if "TrainerRank" in described(process)]
+    ranks = [process for process in start.processes() if "PolicyRank" in described(process)]
     ranks[-1].suspend()
     time.sleep(3)  # the sampling goes on until the staleness bound stops it
     before = saved_step(start.folder)

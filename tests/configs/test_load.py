@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import ConfigError
-from configs.keys import STAGES, keys_of
+from configs.keys import ALL_STAGES, keys_of
 from configs.load import load_run
 from configs.schema import RlRun
 from configs.validation import EXAMPLES
@@ -124,6 +124,11 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
             " (command line)",
         ),
         (
+            "rollout={tensor_parallel_size: 2, lora_sync: adapter}",
+            "rollout: tensor_parallel_size=2 with lora_sync=adapter: an engine on several devices takes no adapters "
+            "yet; set lora_sync=merged, or tensor_parallel_size=1 (command line)",
+        ),
+        (
             "model.new={}",
             "model: set exactly one of model.path (an existing checkpoint) and model.new (random weights) (run.yaml:4)",
         ),
@@ -166,7 +171,7 @@ def test_missing_keys_come_with_an_example(tmp_path: Path) -> None:
 
 
 def test_every_required_key_has_an_example() -> None:
-    required = {key.path for stage in STAGES for key in keys_of(stage).values() if key.is_required}
+    required = {key.path for stage in ALL_STAGES for key in keys_of(stage).values() if key.is_required}
     assert required == set(EXAMPLES)
 
 

@@ -13,6 +13,7 @@ ALLOWED = {
     "actors/engine.py": "vLLM asks for it",
     "metrics/jsonl_sink.py": "when a step was logged",
     "metrics/tensorboard_sink.py": "when a step was logged",
+    "metrics/timeline.py": "where a trace lies among those of others",
 }
 
 

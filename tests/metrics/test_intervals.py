@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics.intervals import bootstrap_mean, clustered_mean, clustered_wilson, pass_at_k, wilson
+from metrics.intervals import clustered_mean, clustered_wilson, pass_at_k, wilson
 
 PROPORTIONS = st.integers(1, 200).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total)))
 
@@ -75,35 +75,6 @@ def test_no_trials_have_no_interval() -> None:
 def test_what_is_no_proportion_is_refused(successes: int, total: int) -> None:
     with pytest.raises(ValueError, match="is no proportion"):
         wilson(successes, total)
-
-
-def test_the_bootstrap_of_equal_values_has_no_width() -> None:
-    assert bootstrap_mean([0.25] * 7) == (0.25, 0.25)
-
-
-def test_the_bootstrap_of_a_proportion_follows_the_binomial() -> None:
-    # The mean of a resample of 30 ones in 100 is Binomial(100, 0.3) / 100: 95 % of it lies in 0.21..0.39.
-    low, high = bootstrap_mean([1.0] * 30 + [0.0] * 70, num_resamples=20_000)
-    assert low == pytest.approx(0.21, abs=0.011)
-    assert high == pytest.approx(0.39, abs=0.011)
-
-
-def test_the_bootstrap_nears_the_normal_interval() -> None:
-    values = np.random.default_rng(1).normal(5.0, 2.0, size=400)
-    half = NormalDist().inv_cdf(0.95) * values.std() / np.sqrt(len(values))
-    low, high = bootstrap_mean(values.tolist(), confidence=0.9, num_resamples=10_000)
-    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
-
-
-def test_the_bootstrap_is_a_function_of_its_seed() -> None:
-    values = [0.0, 1.0, 4.0, 9.0]
-    assert bootstrap_mean(values, seed=3) == bootstrap_mean(values, seed=3)
-
-
-@pytest.mark.parametrize("values", [[], [1.0, float("nan")], [float("inf")]])
-def test_the_bootstrap_refuses_what_has_no_mean(values: list[float]) -> None:
-    with pytest.raises(ValueError, match="all finite"):
-        bootstrap_mean(values)
 
 
 def test_a_clustered_mean_without_clusters_is_the_normal_interval() -> None:

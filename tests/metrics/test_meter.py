@@ -1,6 +1,7 @@
 """Phases, their shares of a step, and the door to the sinks."""
 
 import json
+import time
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from metrics.meter import Meter
 from metrics.names import PHASES
-from metrics.timeline import Span, Timeline, covered
+from metrics.timeline import Span, Timeline, actor_span, covered
 
 
 class Clock:
@@ -104,6 +105,19 @@ def test_an_unknown_phase_is_refused_before_the_work() -> None:
         pytest.fail("the work was started")
 
 
+def test_the_phase_that_began_last_is_the_one_the_run_is_in() -> None:
+    meter = Meter()
+    seen = [meter.phase_now]
+    with meter.under_way("generate"):
+        seen.append(meter.phase_now)
+        with meter.phase("sync"):
+            seen.append(meter.phase_now)
+        seen.append(meter.phase_now)
+    seen.append(meter.phase_now)
+    assert seen == ["other", "generate", "sync", "generate", "other"]
+    assert [span.name for span in meter.timeline.spans] == ["sync"]  # what is under way is timed by others
+
+
 def test_metrics_reach_every_sink_and_unknown_names_none() -> None:
     sinks = [Recorder(), Recorder()]
     meter = Meter(sinks)
@@ -132,7 +146,6 @@ def test_no_two_spans_of_a_trace_share_a_row_at_the_same_time(spans: list[tuple[
         timeline.add(Span(name=name, start=start, end=start + length))
     events = [event for event in timeline._events() if event["ph"] == "X"]
     assert len(events) == len(spans)
-    assert min(event["ts"] for event in events) == 0
     for row in {event["tid"] for event in events}:
         on_row = sorted((event["ts"], event["ts"] + event["dur"]) for event in events if event["tid"] == row)
         assert all(first[1] <= second[0] for first, second in pairwise(on_row))
@@ -151,10 +164,34 @@ def test_a_trace_is_written_in_chrome_s_format(tmp_path: Path) -> None:
     with meter.phase("train"):
         clock.now += 0.5
     meter.timeline.write(tmp_path / "trace.json")
-    assert json.loads((tmp_path / "trace.json").read_text()) == {
+    trace = json.loads((tmp_path / "trace.json").read_text())
+    to_1970 = trace["traceEvents"][-1].pop("ts")
+    assert trace == {
         "displayTimeUnit": "ms",
         "traceEvents": [
-            {"ph": "M", "name": "thread_name", "pid": 1, "tid": 1, "args": {"name": "train"}},
-            {"ph": "X", "name": "train", "pid": 1, "tid": 1, "ts": 0.0, "dur": 500000.0},
+            {"ph": "M", "name": "process_name", "pid": 10000, "tid": 0, "args": {"name": "driver"}},
+            {"ph": "M", "name": "thread_name", "pid": 10000, "tid": 10000, "args": {"name": "train"}},
+            {"ph": "X", "cat": "phase", "name": "train", "pid": 10000, "tid": 10000, "dur": 500000},
         ],
     }
+    assert to_1970 > 1.7e15  # microseconds since 1970, as in `ray timeline`
+
+
+def test_actors_of_a_kind_are_one_group_of_rows(tmp_path: Path) -> None:
+    actor_span("rollout-0", "load", time.monotonic())  # of an earlier run in this process
+    meter = Meter()
+    begun = time.monotonic()
+    with meter.phase("train"):
+        for actor, did in (("trainer-0", "update"), ("rollout-0", "sample"), ("rollout-1", "sample")):
+            actor_span(actor, did, begun)
+    meter.timeline.write(tmp_path / "trace.json")
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    groups = {event["pid"]: event["args"]["name"] for event in events if event["name"] == "process_name"}
+    rows = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
+    spans = [(groups[e["pid"]], rows[e["tid"]], e["cat"], e["name"]) for e in events if e["ph"] == "X"]
+    assert sorted(spans) == [
+        ("driver", "train", "phase", "train"),
+        ("rollout", "rollout-0", "actor", "sample"),
+        ("rollout", "rollout-1", "actor", "sample"),
+        ("trainer", "trainer-0", "actor", "update"),
+    ]

@@ -84,6 +84,23 @@ CASES: list[Case] = [
             {"eval/accuracy": [0.3, 0.6]},
         ],
     ),
+    (
+        signal.over_optimised,
+        {
+            "guard/looks_below": [0.0, 0.0, 1.0, 2.0],
+            "guard/best_step": [1.0, 2.0, 2.0, 2.0],
+            "guard/actions": [0.0, 0.0, 0.0, 1.0],
+            "guard/gold_since_best": [0.0, 0.1, -0.1, -0.2],
+            "guard/gold_since_best_low": [0.0, 0.0, -0.2, -0.3],
+            "guard/gold_since_best_high": [0.0, 0.2, -0.01, -0.1],
+            "guard/proxy_since_best": [0.0, 0.1, 0.3, 0.5],
+            "guard/proxy_since_best_low": [0.0, 0.0, 0.2, 0.4],
+            "guard/proxy_since_best_high": [0.0, 0.2, 0.4, 0.6],
+        },
+        "At step 4 gold had changed by -0.2 (-0.3 to -0.1) since the best look, step 2, and the proxy by +0.5 "
+        "(+0.4 to +0.6); 95 % intervals over the same prompts. The guard has acted 1 times by then.",
+        [{"guard/looks_below": [0.0] * 5, "guard/best_step": [0.0] * 5}],
+    ),
     (signal.groups_equal, {"group/equal_fraction": [0.9] * 20}, "90% of the groups of the last 4 steps", [
         {"group/equal_fraction": [0.3] * 20}, {"group/equal_fraction": [0.9] * 12 + [0.1] * 8},
     ]),

@@ -199,6 +199,20 @@ def test_language_is_the_share_of_letters(response: str, script: str, expected: 
     assert score_language(sample(response), script=script).value == expected
 
 
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("hello wide мир", 2 / 3),
+        ("so то so то", 0.5),
+        ("cмешано mixed", 0.5),  # a word in two scripts is in neither
+        ("4-4=0", None),
+        (r"2+2 so \boxed{4}", 1.0),
+    ],
+)
+def test_language_by_words_is_the_share_of_whole_words(response: str, expected: float | None) -> None:
+    assert score_language(sample(response), unit="words").value == expected
+
+
 def test_regex() -> None:
     assert score_regex(sample("<think>no</think>yes 12"), pattern=r"\d+") == 1.0
     assert score_regex(sample("<think>12</think>yes"), pattern=r"\d+") == 0.0
@@ -252,6 +266,7 @@ def test_blocklist_keeps_to_word_borders() -> None:
         (score_overlong, {"max_tokens": 10, "buffer_tokens": 20}, "buffer_tokens=20"),
         (score_repetition, {"size": 0}, "size=0"),
         (score_language, {"script": "klingon"}, "klingon"),
+        (score_language, {"unit": "sentences"}, "choose from letters, words"),
         (score_blocklist, {}, "words"),
         (score_choice, {"marker": "x"}, "marker='x'"),
         (score_exact, {"marker": "x"}, "marker='x'"),

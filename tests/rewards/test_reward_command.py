@@ -63,7 +63,7 @@ def test_check_shows_a_table_for_people(data: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["check", f"{tmp_path}/mine.py:score", "--data", str(data), *COLUMNS])
     assert result.exit_code == 0, result.output
     assert "no: a, c" in result.output
-    assert "mine.py:3: ValueError: no [b]" in result.output.replace("\n", " ").replace("  ", "")
+    assert "mine.py:3:ValueError:no[b]" in "".join(result.output.split())  # lines break where the path's length wants
 
 
 @pytest.mark.parametrize(

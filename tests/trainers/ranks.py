@@ -42,7 +42,7 @@ def _run(work: Work, rank: int, size: int, port: int, folder: Path) -> None:
         GLOO_SOCKET_IFNAME="lo",
         DS_ACCELERATOR="cpu",
     )
-    from trainers.zero import join_process_group
+    from trainers.zero.group import join_process_group
 
     join_process_group(TrainerConfig(collective_timeout_seconds=120))
     (folder / f"rank_{rank}").write_bytes(pickle.dumps(work()))

@@ -16,7 +16,7 @@ from tests.cluster.light_loops import make_loop
 from tests.trainers.test_loop import Recorder, Sampler
 from trainers.bad_steps import FACTS, TENSORS, BadSteps, TooManyBadSteps
 from trainers.credit import Credit
-from trainers.loop import Observer
+from trainers.observer import Observer
 
 GOOD, BAD = {"optimizer/skipped_steps": 0.0}, {"optimizer/skipped_steps": 1.0}
 BATCH = make_batch(3, num_ranks=2)

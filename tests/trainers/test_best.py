@@ -82,3 +82,76 @@ def test_as_many_stay_as_are_asked_for(tmp_path: Path, count: int) -> None:
     rule = BestRule(count=count, metric="eval/accuracy", is_higher_better=True)
     left = run(tmp_path, {step: 1 / step for step in range(1, 8)}, rule, keep_last=2)
     assert left == [*range(1, count + 1), 6, 7]
+
+
+def known_by_prompt(folder: Path, steps: dict[int, list[float]], resumed: bool = False) -> str:
+    """Save after each of these steps, at which the accuracy of each prompt was this; the best checkpoint."""
+    rule = BestRule(count=1, metric="eval/accuracy", is_higher_better=True)
+
+    def snapshot(step: int) -> Snapshot:
+        column = steps[step]
+        held_out = {"held_out": {rule.metric: sum(column) / len(column)}, "held_out_by_prompt": {rule.metric: column}}
+        return state_snapshot({"step": step, **held_out})
+
+    async def scenario() -> None:
+        config = CheckpointConfig(every_steps=1, keep_last=3)
+        saver = Saver(config, learner=Learner(), folder=folder, snapshot=snapshot, best=rule)
+        for step in steps:
+            await saver.after_step(step)
+            saver.recorded(step)
+        await saver.close()
+
+    asyncio.run(scenario())
+    return json.loads((folder / "best.json").read_text())["best"]
+
+
+def right(count: int, total: int = 100) -> list[float]:
+    """The first `count` prompts are answered right."""
+    return [float(place < count) for place in range(total)]
+
+
+def test_a_better_number_within_noise_does_not_take_the_place_and_one_beyond_it_does(tmp_path: Path) -> None:
+    assert known_by_prompt(tmp_path / "noise", {1: right(50), 2: right(52), 3: right(51)}) == "step_000001"
+    assert known_by_prompt(tmp_path / "more", {1: right(50), 2: right(52), 3: right(60)}) == "step_000003"
+
+
+def test_slow_progress_adds_up_until_it_is_beyond_noise(tmp_path: Path) -> None:
+    steps = {step: right(50 + step) for step in range(1, 13)}  # one prompt a step
+    best = checkpoint.step_of(tmp_path / known_by_prompt(tmp_path, steps))
+    assert best > 6
+
+
+def test_pairs_tell_what_two_intervals_that_meet_do_not(tmp_path: Path) -> None:
+    held_out = {1: (0.50, 0.40, 0.60), 2: (0.58, 0.48, 0.68), 3: (0.75, 0.66, 0.82)}
+
+    def snapshot(step: int) -> Snapshot:
+        value, low, high = held_out[step]
+        names = {"eval/accuracy": value, "eval/accuracy_low": low, "eval/accuracy_high": high}
+        return state_snapshot({"step": step, "held_out": names})
+
+    async def scenario() -> list[str]:
+        found = []
+        config = CheckpointConfig(every_steps=1, keep_last=1)
+        saver = Saver(config, learner=Learner(), folder=tmp_path, snapshot=snapshot, best=ACCURACY)
+        for step in held_out:
+            await saver.after_step(step)
+            saver.recorded(step)
+            await saver.settled()
+            found.append(json.loads((tmp_path / "best.json").read_text())["best"])
+        return found
+
+    assert asyncio.run(scenario()) == ["step_000001", "step_000001", "step_000003"]
+    assert known_by_prompt(tmp_path / "pairs", {1: right(50), 2: right(58)}) == "step_000002"
+
+
+def test_a_resumed_run_goes_on_from_the_best_that_the_note_names(tmp_path: Path) -> None:
+    """Step 3 is better than 1, the best before it, beyond noise, and not than 2, from which nothing would follow."""
+    first = known_by_prompt(tmp_path, {1: right(50), 2: right(53), 3: right(56)})
+    assert first == "step_000003"
+    assert known_by_prompt(tmp_path, {4: right(57)}) == "step_000003"
+    (tmp_path / "best.json").unlink()
+    assert known_by_prompt(tmp_path, {5: right(58)}) == "step_000004"  # from 2 on, the oldest that is left
+
+
+def test_another_number_of_prompts_makes_no_pairs(tmp_path: Path) -> None:
+    assert known_by_prompt(tmp_path, {1: right(50), 2: right(26, total=50)}) == "step_000002"  # the number alone

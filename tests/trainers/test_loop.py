@@ -12,12 +12,15 @@ import pytest
 
 from algorithms.table import resolve
 from configs.schema import AlgorithmConfig
+from experience.columns import Place
 from experience.records import Batch, BlockHandle, Prompt, Sampling, TokenBlock, Trajectory, Weights
 from metrics.meter import Meter
 from rewards.contract import RewardError, RewardInput, Score
 from trainers.checkpoint import Written
 from trainers.credit import BatchShape, Credit, CreditAssigner
-from trainers.loop import Loop, Observer, Roles, Schedule
+from trainers.loop import Loop, Schedule
+from trainers.observer import Observer
+from trainers.roles import Roles
 
 SAMPLING = Sampling(num_samples=2, max_response_tokens=4, temperature=1.0, seed=0)
 
@@ -67,9 +70,13 @@ class SampleIndex:
 class Recorder:
     """A learner that only remembers."""
 
-    def __init__(self, events: list[str]) -> None:
+    def __init__(self, events: list[str], *, scores_first: bool = False) -> None:
         self.events = events
         self.batches: list[Batch] = []
+        self.scores_first = scores_first
+
+    async def score(self, batch: Batch) -> None:
+        raise NotImplementedError
 
     async def update(self, batch: Batch) -> Mapping[str, float]:
         self.batches.append(batch)
@@ -79,10 +86,16 @@ class Recorder:
     async def publish(self, version: int) -> Weights:
         return Weights(version=version, checksum=str(version), handle=None)
 
+    async def divergences(self, batch: Batch) -> Mapping[Place, float]:
+        raise NotImplementedError
+
     async def refresh_reference(self) -> None:
         self.events.append("refresh")
 
     async def save(self, draft: Path) -> Written:
+        raise NotImplementedError
+
+    async def load(self, folder: Path) -> Mapping[str, Any]:
         raise NotImplementedError
 
     async def export(self, folder: Path) -> None:
@@ -221,7 +234,7 @@ def test_an_unscorable_sample_is_left_out_of_the_baseline_and_the_batch() -> Non
             return [Score(value=None), *[Score(value=1.0) for _ in items[1:]]]
 
     _, keeper, learner, _ = run_loop(steps=1, rewards=SecondFails())
-    assert learner.batches == []
+    assert [batch.mini_batches for batch in learner.batches] == [()]
     assert keeper.metrics[0]["reward/mean"] == 1.0
 
 

@@ -80,7 +80,7 @@ def test_pickled_weights_need_a_key(folder: Path) -> None:
 
 
 def test_remote_code_needs_a_key_and_its_files_are_named(folder: Path) -> None:
-    config = {"model_type": "mine", "vocab_size": 10, "auto_map": {"AutoModel": "them/repo--modeling_mine.Mine"}}
+    config = {"model_type": "mine", "vocab_size": 10, "auto_map": {"AutoModel": "modeling_mine.Mine"}}
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"modeling_mine\.py.*model\.trust_remote_code"):
         check(folder)
@@ -120,3 +120,12 @@ def test_heads_that_ranks_can_not_share_are_refused_before_anything_starts() -> 
     check_model(ModelConfig(new=new), sequence_parallel_size=3)
     with pytest.raises(ValueError, match=r"sequence_parallel_size=4: the model's 6 .* choose one of 1, 2, 3, 6"):
         check_model(ModelConfig(new=new), sequence_parallel_size=4)
+
+
+def test_heads_that_an_engines_devices_can_not_share_are_refused_before_anything_starts() -> None:
+    new = NewModelConfig(hidden_size=96, num_heads=12, num_kv_heads=2)
+    for size in (1, 2, 4, 6, 12):  # beyond 2 each key-value head is on several
+        check_model(ModelConfig(new=new), tensor_parallel_size=size)
+    told = r"tensor_parallel_size=3: the model's 12 attention heads and 2 .* choose one of 1, 2, 4, 6, 12"
+    with pytest.raises(ValueError, match=told):
+        check_model(ModelConfig(new=new), tensor_parallel_size=3)

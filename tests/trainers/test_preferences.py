@@ -228,6 +228,17 @@ def test_a_critic_from_a_reward_model_values_what_is_there_so_far() -> None:
                     torch.testing.assert_close(own[place], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_critic_has_the_unit_of_the_rewards_that_it_predicts() -> None:
+    block = comparisons()
+    (micro_batch,) = cuts(block)[0].ranks[0]
+    packed = pack([block], micro_batch)
+    with torch.no_grad():
+        raw = value_model_of_rewards(new_classifier(causal_lm(), seed=0))(packed)
+        divided = value_model_of_rewards(new_classifier(causal_lm(), seed=0), deviation=4.0)(packed)
+    assert raw.abs().max() > 0
+    torch.testing.assert_close(divided, raw / 4)
+
+
 def test_a_new_classifier_survives_a_folder(tmp_path: Path) -> None:
     classifier = new_classifier(causal_lm(), seed=0)
     classifier.save_pretrained(tmp_path)

@@ -1,37 +1,28 @@
-"""The ZeRO engine: one rank's share of a model, its gradients and its optimiser, by DeepSpeed.
+"""One rank's share of a trained model, its gradients and its optimiser."""
 
-The only file that imports deepspeed. Every method is entered by all ranks together, in the same order.
-"""
-
-import datetime
 import logging
-import os
-import shutil
-from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.checkpoint import ds_to_universal
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed import distributed_c10d
 
 from configs.schema.model import Dtype
 from configs.schema.training import OptimizerConfig, TrainerConfig
 from metrics import activity
 from trainers.deepspeed_config import check_offload, deepspeed_config
 from trainers.devices import peak_flops
+from trainers.offload import Offloadable, optimizer_tensors
 from trainers.schedule import learning_rate
+from trainers.zero.buckets import Bucket, gathered, num_elements, weight_bytes
+from trainers.zero.group import bound_waits
 
 logger = logging.getLogger(__name__)
-
-Bucket = Sequence[tuple[str, Tensor]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,31 +32,6 @@ class StepReport:
     grad_norm: float  # of the whole model, before clipping; not finite when skipped
     learning_rate: float
     skipped: bool
-
-
-def join_process_group(config: TrainerConfig, listener: int | None = None) -> None:
-    """Meet the other ranks named by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment.
-
-    `listener`: for rank 0, the descriptor of a socket that is bound to MASTER_PORT, which nobody can take meanwhile.
-    """
-    activity.note("meeting the other ranks")
-    torch.set_num_threads(config.threads_per_rank)
-    if not torch.cuda.is_available():
-        # DeepSpeed would compile a shared-memory collective with g++ here; gloo does the work without it.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    timeout = datetime.timedelta(seconds=config.collective_timeout_seconds)
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    store = dist.TCPStore(  # type: ignore[reportPrivateImportUsage]
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        size,
-        is_master=rank == 0,
-        timeout=timeout,
-        master_listen_fd=listener,
-    )
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
-    deepspeed.init_distributed(dist_backend=backend, timeout=timeout, verbose=False)
 
 
 class ZeroEngine:
@@ -98,12 +64,28 @@ class ZeroEngine:
             model_parameters=trained,
             config=deepspeed_config(optimizer, trainer, dtype, num_trained=sum(p.numel() for p in trained)),
         )[0]
-        _bound_waits(trainer.collective_timeout_seconds)
+        self._states = Offloadable(self._optimizer_tensors, self.device)
+        bound_waits(trainer.collective_timeout_seconds)
 
     @property
     def device(self) -> torch.device:
         """Where this rank computes."""
         return torch.device(self._engine.device)
+
+    def offload(self) -> None:
+        """Free the device's memory of the optimiser states; `reload` must come before all but reading the weights."""
+        self._states.offload()
+
+    def reload(self) -> None:
+        """Bring the optimiser states back to the device."""
+        self._states.reload()
+
+    def _optimizer_tensors(self) -> Iterator[Tensor]:
+        yield from optimizer_tensors(self._engine.basic_optimizer, self.module.parameters())
+        if self.stage == 3:  # whose optimiser knows of nothing before its first step
+            yield from self._engine.optimizer.fp32_partitioned_groups_flat
+            if (gradients := self._engine.optimizer.grad_partitions_flat_buffer) is not None:
+                yield gradients
 
     @property
     def peak_flops(self) -> float | None:
@@ -139,6 +121,7 @@ class ZeroEngine:
         A loss that is not finite makes its gradients NaN. The gradient norm is common to all ranks, so
         that `step` then skips on every rank, whichever one saw the bad loss.
         """
+        assert not self._states.is_offloaded, "a rank whose optimiser is offloaded must not train"
         activity.note("a backward pass")
         # DeepSpeed averages over ranks; our losses are shares of a sum.
         loss = loss * self.world_size * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
@@ -179,16 +162,17 @@ class ZeroEngine:
         """
         activity.note("gathering the weights")
         parameters = [(n, p) for n, p in self.module.named_parameters() if p.requires_grad or not trained_only]
-        yield from _buckets(parameters, nbytes, is_partitioned=self.stage == 3)
+        yield from gathered(parameters, nbytes, is_partitioned=self.stage == 3)
 
     @property
     def checkpoint_bytes(self) -> int:
         """Size of what all ranks together save: weights, and Adam's two moments with the float32 master."""
         trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
-        return _weight_bytes(trained) + 3 * 4 * _num_elements(trained)
+        return weight_bytes(trained) + 3 * 4 * num_elements(trained)
 
     def save(self, folder: Path) -> None:
         """Write this rank's shards of the trained weights and of the optimiser into `folder`."""
+        assert not self._states.is_offloaded, "a rank whose optimiser is offloaded would save nothing of it"
         activity.note("saving")
         self._engine.save_checkpoint(
             str(folder.parent),
@@ -213,123 +197,8 @@ class ZeroEngine:
         self.steps = int(state["wutong_steps"])
 
 
-def make_universal(shards: Path, target: Path) -> None:
-    """Rewrite what the ranks of an engine saved, so that any number of ranks can load it. One process does it alone.
-
-    The shards are pickles: verify their manifest first (trainers/checkpoint.py).
-    """
-    if not any(shards.glob("*optim_states.pt")):
-        # Without ZeRO every rank holds the whole, and any number can load it as it is.
-        shutil.copytree(shards, target)
-        return
-    ds_to_universal.main(
-        Namespace(
-            input_folder=str(shards),
-            output_folder=str(target),
-            num_extract_workers=1,  # more would be forks of a process that holds a model
-            num_merge_workers=1,
-            keep_temp_folder=False,
-            strict=True,
-            inject_missing_state=True,  # asks for no more than what every checkpoint of ours has
-        )
-    )
-
-
-class FrozenModel:
-    """One rank of a model that is never trained, partitioned only where the trained one is (ZeRO-3)."""
-
-    def __init__(self, module: nn.Module, trainer: TrainerConfig, *, dtype: Dtype) -> None:
-        module.requires_grad_(False).eval()
-        self._is_partitioned = trainer.zero_stage == 3
-        self._module = module
-        self._model: Any = module
-        if self._is_partitioned:
-            config = deepspeed_config(None, trainer, dtype)
-            # Before anything is moved: the whole of it may not fit the device.
-            deepspeed.zero.Init(module=module, config_dict_or_path=config)
-            for buffer in module.buffers():
-                buffer.data = buffer.data.to(_device())
-            self._model = deepspeed.initialize(model=module, config=config)[0]
-            _bound_waits(trainer.collective_timeout_seconds)
-        else:
-            module.to(_device())
-
-    @property
-    def device(self) -> torch.device:
-        """Where this rank computes."""
-        return _device()
-
-    @torch.no_grad()
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's forward pass, without gradients."""
-        return self._model(*args, **kwargs)
-
-    @torch.no_grad()
-    def load(self, buckets: Iterable[Bucket]) -> None:
-        """Take over the weights of another model with the same names; all ranks enter with the same buckets."""
-        own = dict(self._module.named_parameters())
-        for bucket in buckets:
-            parameters = [own[name] for name, _ in bucket]
-            with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0, enabled=self._is_partitioned):
-                for parameter, (_, tensor) in zip(parameters, bucket, strict=True):
-                    parameter.copy_(tensor)
-
-    @property
-    def checkpoint_bytes(self) -> int:
-        """Size of its weights."""
-        return _weight_bytes(list(self._module.parameters()))
-
-    def buckets(self, nbytes: int) -> Iterator[Bucket]:
-        """See `ZeroEngine.buckets`."""
-        yield from _buckets(list(self._module.named_parameters()), nbytes, is_partitioned=self._is_partitioned)
-
-
 def _drop_frozen(module: nn.Module, state: dict[str, Any], prefix: str, _: Mapping[str, Any]) -> None:
     """Leave frozen weights out of checkpoints. DeepSpeed itself would keep those that are tied, by a second name."""
     for name, parameter in module.named_parameters(remove_duplicate=False):
         if not parameter.requires_grad:
             state.pop(prefix + name, None)
-
-
-def _size(parameter: Tensor) -> int:
-    """Elements of the whole parameter, also where this rank holds a part."""
-    return getattr(parameter, "ds_numel", parameter.numel())
-
-
-def _num_elements(parameters: Sequence[Tensor]) -> int:
-    return sum(map(_size, parameters))
-
-
-def _weight_bytes(parameters: Sequence[Tensor]) -> int:
-    return _num_elements(parameters) * parameters[0].element_size()
-
-
-def _buckets(parameters: Bucket, nbytes: int, *, is_partitioned: bool) -> Iterator[Bucket]:
-    for bucket in _plan_buckets(parameters, nbytes):
-        with deepspeed.zero.GatheredParameters([p for _, p in bucket], enabled=is_partitioned):
-            yield [(name, parameter.detach()) for name, parameter in bucket]
-
-
-def _plan_buckets(parameters: Bucket, nbytes: int) -> Iterator[list[tuple[str, Tensor]]]:
-    bucket: list[tuple[str, Tensor]] = []
-    size = 0
-    for _, owned in groupby(parameters, key=lambda named: named[0].rpartition(".")[0]):
-        layer = list(owned)
-        layer_size = sum(_size(parameter) * parameter.element_size() for _, parameter in layer)
-        if bucket and size + layer_size > nbytes:
-            yield bucket
-            bucket, size = [], 0
-        bucket += layer
-        size += layer_size
-    if bucket:
-        yield bucket
-
-
-def _bound_waits(seconds: float) -> None:
-    """Give every process group the timeout: those that DeepSpeed makes would else wait for half an hour."""
-    for group in list(distributed_c10d._world.pg_map):
-        distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=seconds), group)
-
-
-def _device() -> torch.device:
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from reports.text import one_line, visible
+from metrics.text import one_line, visible
 
 
 @pytest.mark.parametrize(
