@@ -176,7 +176,9 @@ async def _train(
         loop.restore(resumed.state, read_waiting(resumed.folder, roles.prompts) if is_usable else ())
         if guard is not None and "guard" in resumed.state:
             guard.restore(resumed.state["guard"])
-    held_out = HeldOut(prompts=inputs.held_out, sampling=rl_specs.held_out_sampling(run), guard=guard)
+    held_out = HeldOut(
+        prompts=inputs.held_out, sampling=rl_specs.held_out_sampling(run), patience=loop.patience, guard=guard
+    )
     observer = RlObserver(run, roles=roles, meter=meter, folder=folder, held_out=held_out, saver=saver)
     steering.follow(loop.standing, meter)
     with steering.stop.ends(loop.stop, loop.give_up):

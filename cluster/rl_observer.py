@@ -17,6 +17,7 @@ from trainers.bad_steps import BadSteps
 from trainers.credit import Credit
 from trainers.evaluation import answer, held_out_by_prompt, held_out_metrics
 from trainers.observer import Observer
+from trainers.patience import GivenUp, Patience
 from trainers.roles import Roles
 from trainers.saving import Saver
 
@@ -25,10 +26,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOut:
-    """What is evaluated, how it is sampled, and who looks besides."""
+    """What is evaluated, how it is sampled, for how long, and who looks besides."""
 
     prompts: Sequence[Prompt]
     sampling: Sampling
+    patience: Patience
     guard: Guard | None = None
 
 
@@ -103,10 +105,13 @@ class RlObserver(Observer):
     async def _evaluate(self, step: int) -> None:
         if not self._held_out.prompts:
             return
-        with self._meter.phase("evaluate"):
-            answers = await answer(
-                self.roles.rollouts, self.roles.rewards, self._held_out.prompts, self._held_out.sampling
-            )
+        answering = answer(self.roles.rollouts, self.roles.rewards, self._held_out.prompts, self._held_out.sampling)
+        try:
+            with self._meter.phase("evaluate"):
+                answers = await self._held_out.patience.awaits(answering, what=f"the evaluation of step {step}")
+        except GivenUp:
+            logger.warning("the evaluation of step %d is given up", step)
+            return
         self.evaluations[step] = held_out_metrics(answers)
         self._by_prompt = step, held_out_by_prompt(answers)
 

@@ -14,11 +14,10 @@ import logging
 import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from experience.buffer import Buffer
 from experience.records import Group, Prompt, Sampling
-from metrics import activity
 from metrics.meter import Meter
 from metrics.waits import shown, waited
 from rewards.health import are_equal, check_equal_steps, check_failures, check_first_step
@@ -26,17 +25,11 @@ from trainers.ahead import Ahead
 from trainers.credit import Credit, CreditAssigner
 from trainers.groups import GroupMaker, reward_input
 from trainers.observer import Observer
+from trainers.patience import GivenUp, Patience
 from trainers.roles import Roles
 from trainers.summary import summarise
 
 logger = logging.getLogger(__name__)
-
-
-Result = TypeVar("Result")
-
-
-class GivenUp(Exception):
-    """What was waited for is not worth waiting any longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +72,8 @@ class Loop:
         self._to_begin: list[int] = []  # prompts that an earlier run began and did not train on
         self._dropped = 0  # groups, since the last step
         self._equal_steps = 0  # in a row, up to the last step
-        self._is_stopping = self._is_given_up = False
-        self._given_up_with: asyncio.Future[Any] | None = None
+        self._is_stopping = False
+        self.patience = Patience()  # with what is sampled and scored
         self.is_between_steps = True  # else the learner may have moved on from the weights of `step`
 
     @property
@@ -98,9 +91,8 @@ class Loop:
 
     def give_up(self) -> None:
         """End without the step that is being sampled; one that is being trained is finished."""
-        self._is_stopping = self._is_given_up = True
-        if self._given_up_with is not None:
-            self._given_up_with.cancel()
+        self._is_stopping = True
+        self.patience.end()
 
     def state(self) -> Mapping[str, Any]:
         """What a later run needs, as JSON, to go on from here without repeating or skipping a prompt."""
@@ -130,7 +122,7 @@ class Loop:
         """Train to the last step."""
         await self.publish(self.step)
         try:
-            await self._unless_given_up(observer.before_training(self.step), what="what precedes the first step")
+            await self.patience.awaits(observer.before_training(self.step), what="what precedes the first step")
         except GivenUp:
             return
         try:
@@ -226,23 +218,12 @@ class Loop:
         """The next step's groups. Time until the last response is sampling's, what follows is scoring's."""
         started = self._meter.now()
         with self._meter.under_way("generate"):
-            groups = await self._unless_given_up(self._buffer.take(), what=f"the groups of step {self.step + 1}")
+            groups = await self.patience.awaits(self._buffer.take(), what=f"the groups of step {self.step + 1}")
         ended = self._meter.now()
         generated = min(max(self._groups.last_generated, started), ended)
         self._meter.span("generate", started, generated)
         self._meter.span("score", generated, ended)
         return groups
-
-    async def _unless_given_up(self, work: Coroutine[Any, Any, Result], *, what: str) -> Result:
-        """What sampling and scoring give; GivenUp when `give_up` is called before."""
-        self._given_up_with = asyncio.ensure_future(work)
-        try:
-            return await waited(self._given_up_with, what=what, owner="sampling and scoring", progress=activity.count)
-        except asyncio.CancelledError:
-            this = asyncio.current_task()
-            if self._is_given_up and this is not None and not this.cancelling():
-                raise GivenUp from None
-            raise
 
     def _check_scores(self, groups: Sequence[Group]) -> None:
         """RewardError when too many verdicts failed, nobody answers, or too many steps in a row teach nothing."""

@@ -11,13 +11,22 @@ from tests.actors.tiny_policies import make_policy
 
 PROMPTS_PER_STEP, GROUP_SIZE = 4, 2
 
-# Scoring waits while the file `brake` exists, and says so: what a run is doing when it is struck is no chance.
+# Scoring waits while the file `brake` exists, and says so: what a run is doing when it is struck is no chance. Where a
+# number stands there, the prompts trained on wait from that one on, and no others.
 BRAKED_RULE = """
 import time
 from pathlib import Path
 
+def is_braked(item, brake):
+    try:
+        first = brake.read_text()
+    except FileNotFoundError:
+        return False
+    ordinal = int(item.id.partition(".")[0] or 0)  # a trial call has none
+    return not first or (ordinal >= int(first) and item.columns["use"] == "train")
+
 def parity(item, folder):
-    while Path(folder, "brake").exists():
+    while is_braked(item, Path(folder, "brake")):
         Path(folder, "braked").touch()
         time.sleep(0.05)
     return len(item.response) % 2
@@ -29,7 +38,10 @@ def make_run(
 ) -> None:
     """`run.yaml` in `folder`, with its model, its data and the rule `parity`. `changes` are merged over the recipe."""
     make_policy(folder / "model")
-    rows = [{"prompt": f"{number} + 1 =", "answer": str(number + 1)} for number in range(num_prompts + num_held_out)]
+    rows = [
+        {"prompt": f"{number} + 1 =", "answer": str(number + 1), "use": "train" if number < num_prompts else "eval"}
+        for number in range(num_prompts + num_held_out)
+    ]
     data = {"train": write_rows(folder / "prompts.jsonl", rows[:num_prompts]), "max_prompt_tokens": 24}
     if num_held_out:
         data["eval"] = write_rows(folder / "held_out.jsonl", rows[num_prompts:])

@@ -22,14 +22,26 @@ MARK = "TEST_RUN_MARK"  # an environment variable that all processes of one star
 
 
 class Start:
-    """One start of `wutong train` (or `command`) in a process of its own, until it ends."""
+    """One start of `wutong train` (or `command`) in a process of its own, until it ends.
 
-    def __init__(self, folder: Path, *arguments: str, wutong: Sequence[str] = WUTONG, command: str = "train") -> None:
+    `brake`: the prompt from which on its scoring waits, from the start (tests/cluster/small_runs.py).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        wutong: Sequence[str] = WUTONG,
+        command: str = "train",
+        brake: int | None = None,
+    ) -> None:
         self.folder = folder
         self._mark = uuid.uuid4().hex
         self._stderr = folder / f"stderr_{self._mark}"
         for flag in ("brake", "braked"):
             (folder / flag).unlink(missing_ok=True)
+        if brake is not None:
+            (folder / "brake").write_text(str(brake))
         with self._stderr.open("w") as stderr:
             self.process = subprocess.Popen(
                 [*wutong, command, "run.yaml", *arguments],

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from experience.store import read_trajectories
 from metrics.names import PASSING
-from tests.cluster.small_runs import make_run
+from tests.cluster.small_runs import PROMPTS_PER_STEP, make_run
 from tests.cluster.starts import Start, described, last_step
 
 pytestmark = pytest.mark.slow
@@ -60,15 +60,12 @@ def kill(start: Start) -> Kill:
 
 def while_sampling(start: Start) -> None:
     """In step 2, of which some groups are scored already: before the first checkpoint."""
-    start.wait_until(lambda: last_step(start.folder) >= 1, 120)
-    (start.folder / "brake").touch()
-    start.wait_until(lambda: (start.folder / "braked").exists(), 60)
+    start.wait_until(lambda: (start.folder / "braked").exists(), 120)
 
 
 def while_training(start: Start) -> None:
-    """In the update of a step after the first checkpoint: one rank stands still, the other waits for it."""
+    """In the update of step 3, after the first checkpoint: one rank stands still, the other waits for it."""
     start.wait_until(lambda: last_step(start.folder) >= 2, 120)
-    (start.folder / "brake").touch()
     start.wait_until(lambda: (start.folder / "braked").exists(), 60)
     ranks = [process for process in start.processes() if "PolicyRank" in described(process)]
     ranks[-1].suspend()
@@ -100,10 +97,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Kill]]:
     folder = tmp_path_factory.mktemp("killed")
     make_exact_run(folder)
-    moments: list[Callable[[Start], None]] = [while_sampling, while_training, while_saving]
+    moments: list[tuple[Callable[[Start], None], int | None]] = [
+        (while_sampling, PROMPTS_PER_STEP + 2),
+        (while_training, 2 * PROMPTS_PER_STEP + 2),
+        (while_saving, None),
+    ]
     kills = []
-    for moment in moments:
-        start = Start(folder, *(["--resume", "--exact"] if kills else []))
+    for moment, brake in moments:
+        start = Start(folder, *(["--resume", "--exact"] if kills else []), brake=brake)
         moment(start)
         kills.append(kill(start))
     start = Start(folder, "--resume", "--exact")
@@ -118,7 +119,8 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 
 def test_the_run_was_killed_at_three_kinds_of_moments(killed: tuple[Path, list[Kill]]) -> None:
     sampling, training, saving = killed[1]
-    assert sampling.last_step < 2 <= training.last_step < saving.last_step + 1 <= NUM_STEPS
+    assert (sampling.last_step, training.last_step) == (1, 2)
+    assert 2 < saving.last_step < NUM_STEPS
     assert [bool(kill.drafts) for kill in (sampling, training, saving)] == [False, False, True]
 
 

@@ -48,8 +48,8 @@ def started(folder: Path, *arguments: str) -> Start:
 
 
 def gone(start: Start) -> None:
-    """Wait until all that came from a driver that was killed has ended."""
-    deadline = time.monotonic() + 60
+    """Wait until all that came from a driver that was killed has ended, in order: the stage gives up its step."""
+    deadline = time.monotonic() + 180
     while left := start.processes():
         assert time.monotonic() < deadline, left
         time.sleep(0.1)

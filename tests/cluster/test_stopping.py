@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from tests.cluster.light_loops import make_loop
 from tests.trainers.test_loop import Recorder, Sampler
 from trainers.loop import Loop
 from trainers.observer import Observer
+from trainers.patience import GivenUp, Patience
 
 GRACE = 20.0
 
@@ -86,6 +88,33 @@ def test_a_stop_before_the_first_step_waits_for_the_grace_only() -> None:
 
     assert run_virtually(stop.guards(run())) == 1 + GRACE
     assert loop.step == 0
+
+
+def test_an_evaluation_is_given_up_after_the_grace_and_the_step_before_it_counts() -> None:
+    loop = make_loop(steps=9)
+
+    class Evaluating(Observer):
+        async def after_step(self, step: int) -> None:
+            with suppress(GivenUp):
+                await loop.patience.awaits(asyncio.sleep(1000), what="an evaluation")
+
+    stop = Stop(grace_seconds=GRACE, max_hours=1 / 3600)
+
+    async def run() -> float:
+        with stop.ends(loop.stop, loop.give_up):
+            await loop.run(Evaluating())
+        return asyncio.get_running_loop().time()
+
+    assert run_virtually(stop.guards(run())) == 1 + GRACE
+    assert loop.step == 1
+    assert loop.is_between_steps
+
+
+def test_nothing_is_waited_for_once_patience_is_over() -> None:
+    patience = Patience()
+    patience.end()
+    with pytest.raises(GivenUp):
+        run_virtually(patience.awaits(asyncio.sleep(1000), what="an evaluation"))
 
 
 def test_a_stop_during_the_start_cancels_it_and_says_so() -> None:
