@@ -94,7 +94,7 @@ def packed_pass(model: PolicyModel, sequences: Sequence[list[int]]) -> float:
     """Sum of all log-probs, its gradient left in the model."""
     items = [Item(block=0, row=row, num_tokens=len(tokens)) for row, tokens in enumerate(sequences)]
     total = 0.0
-    (micro_batches,) = plan_micro_batches(items, num_ranks=1, tokens_per_micro_batch=_BUDGET)
+    (micro_batches,) = plan_micro_batches([[item] for item in items], num_ranks=1, tokens_per_micro_batch=_BUDGET)
     for micro_batch in micro_batches:
         logprobs, _ = model(pack_tokens([sequences[item.row] for item in micro_batch]))
         logprobs.sum().backward()

@@ -2,7 +2,7 @@
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, pairwise
 
@@ -10,7 +10,11 @@ import numpy as np
 
 from experience.records import Batch, Item, MicroBatch, MiniBatch, TokenBlock
 
-# A bin is a micro-batch that has no rank yet.
+# A bin is a micro-batch that has no rank yet; a unit is sequences of one group that stay together.
+
+# The sequences of a group begin alike, which a micro-batch computes once (trainers/prefixes.py). They stay together up
+# to these shares of its budget; 0: each goes its own way.
+_UNIT_SHARES = (1.0, 0.25, 0.0)
 
 
 def plan_mini_batches(
@@ -24,10 +28,7 @@ def plan_mini_batches(
     occupied = [tuple(group) for group in groups if group]
     num_cuts = min(num_mini_batches, len(occupied))
     edges = [len(occupied) * cut // num_cuts for cut in range(num_cuts + 1)] if occupied else []
-    return tuple(
-        _mini_batch(tuple(chain.from_iterable(occupied[start:end])), num_ranks, tokens_per_micro_batch)
-        for start, end in pairwise(edges)
-    )
+    return tuple(_mini_batch(occupied[start:end], num_ranks, tokens_per_micro_batch) for start, end in pairwise(edges))
 
 
 def plan_block(block: TokenBlock, *, number: int, num_ranks: int, tokens_per_micro_batch: int) -> MiniBatch:
@@ -47,7 +48,7 @@ def plan_block(block: TokenBlock, *, number: int, num_ranks: int, tokens_per_mic
         )
         for start, end in pairwise(edges.tolist())
     ]
-    return _mini_batch(items, num_ranks, tokens_per_micro_batch)
+    return _mini_batch([[item] for item in items], num_ranks, tokens_per_micro_batch)
 
 
 def redeal(batch: Batch, num_ranks: int) -> Batch:
@@ -64,27 +65,65 @@ def _redealt(mini_batch: MiniBatch, num_ranks: int) -> MiniBatch:
 
 
 def plan_micro_batches(
-    items: Sequence[Item], *, num_ranks: int, tokens_per_micro_batch: int
+    groups: Sequence[Sequence[Item]], *, num_ranks: int, tokens_per_micro_batch: int
 ) -> tuple[tuple[MicroBatch, ...], ...]:
     """For each rank the same, smallest found number of micro-batches, of about equal tokens.
 
-    The ranks' totals differ by at most the longest sequence, or by at most the budget where only a tighter
-    packing saves a pass. The sequences of a micro-batch keep their order. Raises ValueError for a sequence
-    that is longer than the budget.
+    Of the plans that keep groups together, in part or not at all, it is the one that computes least. The ranks' totals
+    differ by at most the longest sequence or what was kept together, or by at most the budget where only a tighter
+    packing saves a pass. The sequences of a micro-batch keep their order. Raises ValueError for a sequence that is
+    longer than the budget.
     """
+    items = list(chain.from_iterable(groups))
     for item in items:
         _check_length(item, tokens_per_micro_batch)
+    numbers = {item: number for number, group in enumerate(groups) for item in group}
+    places = {item: place for place, item in enumerate(items)}
     num_passes = _least_passes(items, num_ranks, tokens_per_micro_batch)
-    while (bins := _fill(items, num_passes * num_ranks, tokens_per_micro_batch)) is None:
+    while True:
+        plans = []
+        for share in _UNIT_SHARES:
+            units = _units(groups, share * tokens_per_micro_batch)
+            if (bins := _fill(units, num_passes * num_ranks, tokens_per_micro_batch)) is not None:
+                plans.append(_deal([tuple(sorted(members, key=places.__getitem__)) for members in bins], num_ranks))
+        if plans:
+            return min(plans, key=lambda plan: _cost(plan, numbers))
         num_passes += 1
-    return _deal(bins, num_ranks)
 
 
-def _mini_batch(items: Sequence[Item], num_ranks: int, budget: int) -> MiniBatch:
+def _units(groups: Sequence[Sequence[Item]], limit: float) -> list[MicroBatch]:
+    """The groups, cut into units of at most so many tokens; a longer sequence is one of its own."""
+    units: list[MicroBatch] = []
+    for group in groups:
+        room = 0.0
+        for item in group:
+            if item is group[0] or item.num_tokens > room:
+                units.append(())
+                room = limit
+            units[-1] += (item,)
+            room -= item.num_tokens
+    return units
+
+
+def _cost(plan: Sequence[Sequence[MicroBatch]], numbers: Mapping[Item, int]) -> int:
+    """Tokens that are computed: in each pass, those of its slowest rank. `numbers`: the group of each item."""
+    return sum(
+        max(_num_computed(micro_batch, numbers) for micro_batch in of_pass) for of_pass in zip(*plan, strict=True)
+    )
+
+
+def _num_computed(micro_batch: MicroBatch, numbers: Mapping[Item, int]) -> int:
+    """Tokens of a micro-batch, where what the loss doesn't count is taken for what a group has in common."""
+    common = {numbers[item]: item.num_tokens - item.num_loss_tokens for item in micro_batch}
+    return sum(common.values()) + sum(item.num_loss_tokens for item in micro_batch)
+
+
+def _mini_batch(groups: Sequence[Sequence[Item]], num_ranks: int, budget: int) -> MiniBatch:
+    items = list(chain.from_iterable(groups))
     for item in items:
         _check_loss_tokens(item)
     return MiniBatch(
-        ranks=plan_micro_batches(items, num_ranks=num_ranks, tokens_per_micro_batch=budget),
+        ranks=plan_micro_batches(groups, num_ranks=num_ranks, tokens_per_micro_batch=budget),
         num_items=len(items),
         num_sequences=sum(item.num_rows for item in items),
         num_loss_tokens=sum(item.num_loss_tokens for item in items),
@@ -114,19 +153,23 @@ def _least_passes(items: Sequence[Item], num_ranks: int, budget: int) -> int:
     return -(-max(num_full, num_large) // num_ranks)
 
 
-def _fill(items: Sequence[Item], num_bins: int, budget: int) -> list[MicroBatch] | None:
-    """The items in `num_bins` bins: balanced if that fits, else tight; None if neither fits."""
-    order = sorted(range(len(items)), key=lambda index: -items[index].num_tokens)
-    lengths = [items[index].num_tokens for index in order]
-    places = _place_balanced(lengths, num_bins, budget)
+def _fill(units: Sequence[MicroBatch], num_bins: int, budget: int) -> list[MicroBatch] | None:
+    """The units in `num_bins` bins: balanced if that fits, else tight; None if neither fits."""
+    by_load = sorted(units, key=_load, reverse=True)
+    loads = [_load(unit) for unit in by_load]
+    places = _place_balanced(loads, num_bins, budget)
     if places is None:
-        places = _place_tight(lengths, num_bins, budget)
+        places = _place_tight(loads, num_bins, budget)
     if places is None:
         return None
-    bins: list[list[int]] = [[] for _ in range(num_bins)]
-    for index, place in zip(order, places, strict=True):
-        bins[place].append(index)
-    return [tuple(items[index] for index in sorted(members)) for members in bins]
+    bins: list[list[Item]] = [[] for _ in range(num_bins)]
+    for unit, place in zip(by_load, places, strict=True):
+        bins[place].extend(unit)
+    return [tuple(members) for members in bins]
+
+
+def _load(members: MicroBatch) -> int:
+    return sum(item.num_tokens for item in members)
 
 
 def _place_balanced(lengths: Sequence[int], num_bins: int, budget: int) -> list[int] | None:
@@ -158,7 +201,7 @@ def _place_tight(lengths: Sequence[int], num_bins: int, budget: int) -> list[int
 
 def _deal(bins: Sequence[MicroBatch], num_ranks: int) -> tuple[tuple[MicroBatch, ...], ...]:
     """Bins to ranks, largest first and to and fro: equal work within a pass, and in sum."""
-    by_load = sorted(bins, key=lambda members: -sum(item.num_tokens for item in members))
+    by_load = sorted(bins, key=_load, reverse=True)
     hands: list[list[MicroBatch]] = [[] for _ in range(num_ranks)]
     for start in range(0, len(by_load), num_ranks):
         dealt = by_load[start : start + num_ranks]

@@ -3,6 +3,9 @@
 `segments` goes into transformers' table of attention functions. Sequences of similar length share a bucket:
 their queries, keys and values are gathered to [S, H, L, D], attended causally in one call, and put back.
 Padding stands at the right, where causality alone keeps it out of every real token's view: no mask is made.
+
+Tokens that sequences of a pack have in common come in once (trainers/prefixes.py). Attention alone spreads them to all
+sequences that have them, and keeps one of what are equal results.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +22,7 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from trainers.packed import Packed
 from trainers.parallel import Layout
 
-# T tokens; a bucket has S sequences, L tokens the longest of them; H heads, D head dimension
+# T tokens, U of them distinct; a bucket has S sequences, L tokens the longest of them; H heads, D head dimension
 
 SEGMENTS = "segments"
 FLASH = "flash_attention_2"
@@ -33,15 +36,23 @@ _MAX_WASTED_TOKENS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bucket:
-    """Sequences that are attended together. `tokens`: [S * L], where each slot's token stands in the pack."""
+    """Sequences that are attended together. `tokens`: [S * L], which distinct token each slot holds."""
 
     num_sequences: int
     tokens: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """What is distinct in a pack. `ids`: [T], which distinct token each is; `places`: [U], where one of each stands."""
+
+    ids: Tensor
+    places: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Segments:
-    """Where the tokens of a pack go. `slots`: [T], each token's slot among those of all buckets in order."""
+    """Where the tokens of a pack go. `slots`: [U], one slot of each distinct token among those of all buckets."""
 
     buckets: tuple[Bucket, ...]
     slots: Tensor
@@ -64,10 +75,12 @@ def attention_arguments(packed: Packed, implementation: str) -> Mapping[str, Any
             f"trainer.sequence_parallel_size={packed.layout.size} with attention {implementation!r}: only {SEGMENTS!r} "
             f"and {FLASH!r} can be shared by ranks; set trainer.sequence_parallel_size=1"
         )
+    spread = None if shared else Spread(ids=packed.distinct_ids, places=packed.distinct)
     if implementation == SEGMENTS:
-        return {"segments": plan_segments(packed.lengths, packed.input_ids.device), **shared}
+        return {"segments": plan_segments(packed.lengths, packed.input_ids.device, spread), **shared}
     return {
         **shared,
+        **({} if spread is None else {"spread": spread}),
         "cu_seq_lens_q": packed.cu_seqlens,
         "cu_seq_lens_k": packed.cu_seqlens,
         "max_length_q": packed.max_seqlen,
@@ -75,8 +88,8 @@ def attention_arguments(packed: Packed, implementation: str) -> Mapping[str, Any
     }
 
 
-def plan_segments(lengths: Sequence[int], device: torch.device) -> Segments:
-    """Buckets for sequences of these lengths that stand one after the other."""
+def plan_segments(lengths: Sequence[int], device: torch.device, spread: Spread | None = None) -> Segments:
+    """Buckets for sequences of these lengths that stand one after the other; None: every token is distinct."""
     lengths_tensor = torch.tensor(lengths)
     starts = lengths_tensor.cumsum(0) - lengths_tensor
     slots = torch.empty(int(lengths_tensor.sum()), dtype=torch.int64)
@@ -90,8 +103,10 @@ def plan_segments(lengths: Sequence[int], device: torch.device) -> Segments:
         tokens = starts[members, None] + places.minimum(lengths_tensor[members, None] - 1)
         slots[tokens[is_token]] = num_slots + is_token.flatten().nonzero().squeeze(1)
         num_slots += tokens.numel()
-        buckets.append(Bucket(num_sequences=len(members), tokens=tokens.flatten().to(device)))
-    return Segments(buckets=tuple(buckets), slots=slots.to(device))
+        places = tokens.flatten().to(device)
+        buckets.append(Bucket(num_sequences=len(members), tokens=places if spread is None else spread.ids[places]))
+    slots = slots.to(device)
+    return Segments(buckets=tuple(buckets), slots=slots if spread is None else slots[spread.places])
 
 
 def _bucket_members(lengths: Sequence[int]) -> list[list[int]]:
@@ -119,7 +134,7 @@ def attend_segments(  # noqa: PLR0913  the signature is what transformers calls
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention within each sequence. `query`: [1, H, T, D]; returns [1, T, H, D]."""
+    """Causal attention within each sequence. `query`: [1, H, U, D]; returns [1, U, H, D]."""
     assert attention_mask is None, "a mask would hide the sequences' bounds from transformers"
     outputs = []
     for bucket in segments.buckets:
@@ -133,7 +148,7 @@ def attend_segments(  # noqa: PLR0913  the signature is what transformers calls
 
 
 def _gather(states: Tensor, bucket: Bucket) -> Tensor:
-    """[1, H, T, D] to [S, H, L, D]."""
+    """[1, H, U, D] to [S, H, L, D]."""
     chosen = states.squeeze(0).transpose(0, 1).index_select(0, bucket.tokens)
     return chosen.unflatten(0, (bucket.num_sequences, -1)).transpose(1, 2)
 
@@ -168,6 +183,27 @@ def shareable(attend: Attend) -> Attend:
     return attend_shared
 
 
+def spreading(attend: Attend) -> Attend:
+    """The attention function, also for packs that hold distinct tokens only: it gets every sequence's tokens."""
+
+    def attend_spread(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        *,
+        spread: Spread | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, None]:
+        if spread is None:
+            return attend(module, query, key, value, attention_mask, **options)
+        q, k, v = (states.index_select(2, spread.ids) for states in (query, key, value))
+        return attend(module, q, k, v, attention_mask, **options)[0].index_select(1, spread.places), None
+
+    return attend_spread
+
+
 AttentionInterface.register(SEGMENTS, shareable(attend_segments))
-AttentionInterface.register(FLASH, shareable(flash_attention_forward))
+AttentionInterface.register(FLASH, spreading(shareable(flash_attention_forward)))
 AttentionMaskInterface.register(SEGMENTS, lambda *args, **kwargs: None)

@@ -76,19 +76,22 @@ class PolicyModel(nn.Module):
 def hidden_states(causal_lm: PreTrainedModel, packed: Packed) -> Tensor:
     """The body's last hidden states of the rank's own tokens, [S, D]: what a head of any kind reads.
 
-    Without sequence parallelism the own tokens are all: S = T. `packed.layout.gather` makes what a head says of
-    them, [S, ...], the whole pack's [T, ...]. Every rank that shares the pack must enter both.
+    Without sequence parallelism the own tokens are all, S = T, and what sequences begin with alike is computed once.
+    `packed.layout.gather` makes what a head says of them, [S, ...], the whole pack's [T, ...]. Every rank that shares
+    the pack must enter both.
     """
     arguments = attention_arguments(packed, causal_lm.config._attn_implementation or SEGMENTS)
+    is_alone = packed.layout.size == 1
+    tokens, places = (
+        states[packed.distinct] if is_alone else packed.layout.own(states)
+        for states in (packed.input_ids, packed.position_ids)
+    )
     # A mask or a cache would make transformers take the pack for one sequence, without a word.
     output = causal_lm.base_model(
-        input_ids=packed.layout.own(packed.input_ids)[None],
-        position_ids=packed.layout.own(packed.position_ids)[None],
-        attention_mask=None,
-        use_cache=False,
-        **arguments,
+        input_ids=tokens[None], position_ids=places[None], attention_mask=None, use_cache=False, **arguments
     )
-    return output.last_hidden_state[0]
+    states = output.last_hidden_state[0]
+    return states.index_select(0, packed.distinct_ids) if is_alone else states
 
 
 def checkpoint_name(parameter_name: str) -> str:
@@ -208,8 +211,10 @@ def check_sharing(model: PreTrainedModel, layout: Layout) -> None:
 
 
 def _probe_sequences(model: PreTrainedModel) -> list[list[int]]:
+    """Of several lengths, some of which begin alike, and two of which are the same."""
     vocab_size = model.config.vocab_size
-    return [[(7 * place + 3 * length) % vocab_size for place in range(length)] for length in (5, 9, 3, 9)]
+    own = [[(7 * place + 3 * length) % vocab_size for place in range(length)] for length in (5, 9, 3, 9)]
+    return [*own, own[1][:4], [*own[1][:6], *own[0]]]
 
 
 @torch.no_grad()

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from experience.records import Item, MicroBatch, TokenBlock
 from trainers.parallel import ALONE, Layout
+from trainers.prefixes import distinct_tokens
 
-# N sequences, T tokens
+# N sequences, T tokens, U of them distinct (trainers/prefixes.py)
 
 _NUM_DUMMY_TOKENS = 2
 
@@ -36,12 +37,19 @@ class Packed:
     rewards: Tensor  # [N] float32: of the whole sequence
     item_ids: Tensor  # [N] int64: equal for sequences that are compared with each other
     ratings: Tensor  # [N] float32, higher is better; 0 where nothing is compared
+    distinct: Tensor  # [U] int64: a place of each distinct token
+    distinct_ids: Tensor  # [T] int64, 0 .. U - 1: which of them a token is
     layout: Layout = ALONE  # the ranks that share the tokens in the model's forward pass
 
     @property
     def num_tokens(self) -> int:
         """T."""
         return len(self.input_ids)
+
+    @property
+    def num_distinct(self) -> int:
+        """U."""
+        return len(self.distinct)
 
     @property
     def num_sequences(self) -> int:
@@ -160,12 +168,15 @@ def _dummy() -> Packed:
 def _packed(*, lengths: Sequence[int], tokens: NDArray[np.int32], **columns: NDArray[np.generic]) -> Packed:
     """The columns as tensors, with the places that follow from the lengths."""
     starts = _starts(lengths)
+    distinct, distinct_ids = distinct_tokens(tokens, lengths)
     return Packed(
         lengths=tuple(lengths),
         input_ids=torch.from_numpy(tokens.astype(np.int64)),
         position_ids=torch.from_numpy(np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)),
         cu_seqlens=torch.from_numpy(starts.astype(np.int32)),
         sequence_ids=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)),
+        distinct=torch.from_numpy(distinct),
+        distinct_ids=torch.from_numpy(distinct_ids),
         layout=ALONE,
         **{name: torch.from_numpy(column) for name, column in columns.items()},
     )

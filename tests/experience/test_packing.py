@@ -14,6 +14,11 @@ def items(*lengths: int) -> list[Item]:
     return [Item(block=0, row=row, num_tokens=n, num_loss_tokens=max(1, n // 2)) for row, n in enumerate(lengths)]
 
 
+def singles(*lengths: int) -> list[list[Item]]:
+    """Each of a group of its own."""
+    return [[item] for item in items(*lengths)]
+
+
 def lengths_of(plan: tuple[tuple[tuple[Item, ...], ...], ...]) -> list[list[list[int]]]:
     return [[[item.num_tokens for item in micro] for micro in rank] for rank in plan]
 
@@ -33,14 +38,14 @@ ranks = st.integers(1, 5)
 @given(lengths, ranks)
 def test_every_item_is_planned_exactly_once(lengths: list[int], num_ranks: int) -> None:
     given_items = items(*lengths)
-    plan = plan_micro_batches(given_items, num_ranks=num_ranks, tokens_per_micro_batch=BUDGET)
+    plan = plan_micro_batches([[item] for item in given_items], num_ranks=num_ranks, tokens_per_micro_batch=BUDGET)
     planned = [item for rank in plan for micro in rank for item in micro]
     assert sorted(planned, key=lambda item: item.row) == given_items
 
 
 @given(lengths, ranks)
 def test_ranks_have_equal_counts_and_no_micro_batch_exceeds_the_budget(lengths: list[int], num_ranks: int) -> None:
-    plan = plan_micro_batches(items(*lengths), num_ranks=num_ranks, tokens_per_micro_batch=BUDGET)
+    plan = plan_micro_batches(singles(*lengths), num_ranks=num_ranks, tokens_per_micro_batch=BUDGET)
     assert len(plan) == num_ranks
     assert len({len(rank) for rank in plan}) == 1
     assert all(sum(micro) <= BUDGET for rank in lengths_of(plan) for micro in rank)
@@ -48,14 +53,14 @@ def test_ranks_have_equal_counts_and_no_micro_batch_exceeds_the_budget(lengths: 
 
 @given(lengths, ranks)
 def test_ranks_differ_by_at_most_the_budget(lengths: list[int], num_ranks: int) -> None:
-    plan = plan_micro_batches(items(*lengths), num_ranks=num_ranks, tokens_per_micro_batch=BUDGET)
+    plan = plan_micro_batches(singles(*lengths), num_ranks=num_ranks, tokens_per_micro_batch=BUDGET)
     totals = [sum(map(sum, rank)) for rank in lengths_of(plan)]
     assert max(totals) - min(totals) <= BUDGET
 
 
 @given(st.lists(st.integers(2, BUDGET), min_size=1, max_size=30), ranks)
 def test_ranks_differ_by_at_most_the_longest_sequence_in_one_pass(lengths: list[int], num_ranks: int) -> None:
-    plan = plan_micro_batches(items(*lengths), num_ranks=num_ranks, tokens_per_micro_batch=sum(lengths))
+    plan = plan_micro_batches(singles(*lengths), num_ranks=num_ranks, tokens_per_micro_batch=sum(lengths))
     totals = [sum(map(sum, rank)) for rank in lengths_of(plan)]
     assert len(plan[0]) == 1
     assert max(totals) - min(totals) <= max(lengths)
@@ -63,31 +68,62 @@ def test_ranks_differ_by_at_most_the_longest_sequence_in_one_pass(lengths: list[
 
 @given(lengths, ranks)
 def test_passes_are_few(lengths: list[int], num_ranks: int) -> None:
-    plan = plan_micro_batches(items(*lengths), num_ranks=num_ranks, tokens_per_micro_batch=BUDGET)
+    plan = plan_micro_batches(singles(*lengths), num_ranks=num_ranks, tokens_per_micro_batch=BUDGET)
     # Two sequences of one rank's neighbouring bins always fill more than one bin, so no plan is far from full.
     assert len(plan[0]) <= -(-2 * sum(lengths) // (BUDGET * num_ranks)) + 1
 
 
 @given(lengths, ranks)
 def test_sequences_keep_their_order_within_a_micro_batch(lengths: list[int], num_ranks: int) -> None:
-    plan = plan_micro_batches(items(*lengths), num_ranks=num_ranks, tokens_per_micro_batch=BUDGET)
+    plan = plan_micro_batches(singles(*lengths), num_ranks=num_ranks, tokens_per_micro_batch=BUDGET)
     for micro in chain.from_iterable(plan):
         assert [item.row for item in micro] == sorted(item.row for item in micro)
 
 
+def made_groups(*sizes: int, num_tokens: int = 4, num_loss_tokens: int = 1) -> list[list[Item]]:
+    rows = iter(range(sum(sizes)))
+    return [
+        [Item(block=0, row=next(rows), num_tokens=num_tokens, num_loss_tokens=num_loss_tokens) for _ in range(size)]
+        for size in sizes
+    ]
+
+
+def test_groups_stay_together_where_that_computes_less() -> None:
+    groups = made_groups(4, 4, 4, 4)
+    plan = plan_micro_batches(groups, num_ranks=2, tokens_per_micro_batch=BUDGET)
+    assert [[item.row // 4 for item in micro] for (micro,) in plan] in ([[0] * 4 + [2] * 4, [1] * 4 + [3] * 4],)
+
+
+def test_a_group_is_parted_where_a_rank_would_else_have_nothing_to_do() -> None:
+    plan = plan_micro_batches(made_groups(8), num_ranks=2, tokens_per_micro_batch=BUDGET)
+    assert [[len(micro) for micro in rank] for rank in plan] == [[4], [4]]
+
+
+@given(st.lists(st.lists(st.integers(2, BUDGET), max_size=6), max_size=12), ranks)
+def test_keeping_groups_together_costs_no_pass(groups: list[list[int]], num_ranks: int) -> None:
+    sequences = iter(items(*chain.from_iterable(groups)))
+    together = [[next(sequences) for _ in group] for group in groups]
+    apart = [[item] for group in together for item in group]
+    plan, other = (
+        plan_micro_batches(each, num_ranks=num_ranks, tokens_per_micro_batch=BUDGET) for each in (together, apart)
+    )
+    assert len(plan[0]) == len(other[0])
+    assert sorted(item.row for item in chain.from_iterable(chain.from_iterable(plan))) == list(range(len(apart)))
+
+
 def test_a_tight_fit_saves_a_pass() -> None:
     # Balancing would put 3 + 2 + 2 = 7 into one bin of 6; best fit finds 3 + 3 and 2 + 2 + 2.
-    plan = plan_micro_batches(items(3, 3, 2, 2, 2), num_ranks=1, tokens_per_micro_batch=6)
+    plan = plan_micro_batches(singles(3, 3, 2, 2, 2), num_ranks=1, tokens_per_micro_batch=6)
     assert lengths_of(plan) == [[[3, 3], [2, 2, 2]]]
 
 
 def test_larger_bins_go_to_and_fro_between_ranks() -> None:
-    plan = plan_micro_batches(items(9, 8, 7, 6), num_ranks=2, tokens_per_micro_batch=10)
+    plan = plan_micro_batches(singles(9, 8, 7, 6), num_ranks=2, tokens_per_micro_batch=10)
     assert lengths_of(plan) == [[[9], [6]], [[8], [7]]]
 
 
 def test_a_rank_without_sequences_gets_empty_micro_batches() -> None:
-    plan = plan_micro_batches(items(5), num_ranks=2, tokens_per_micro_batch=10)
+    plan = plan_micro_batches(singles(5), num_ranks=2, tokens_per_micro_batch=10)
     assert lengths_of(plan) == [[[5]], [[]]]
 
 
@@ -98,7 +134,7 @@ def test_nothing_needs_no_pass() -> None:
 
 def test_a_sequence_over_the_budget_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"trainer\.tokens_per_micro_batch=10: block 0, row 1 has 11 tokens"):
-        plan_micro_batches(items(5, 11), num_ranks=1, tokens_per_micro_batch=10)
+        plan_micro_batches(singles(5, 11), num_ranks=1, tokens_per_micro_batch=10)
 
 
 def test_a_sequence_without_loss_tokens_is_refused() -> None:
