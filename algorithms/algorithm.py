@@ -114,6 +114,11 @@ class Algorithm:
         return self.needs_reference and self.kl_place == "loss"
 
     @property
+    def learns_from_zero(self) -> bool:
+        """A token whose advantage is 0 may have a gradient all the same."""
+        return self.loss not in LOSSES or self.has_kl_in_loss or self.needs_entropy_gradient
+
+    @property
     def needs_entropy_gradient(self) -> bool:
         """The entropy is part of the loss rather than only reported."""
         return self.entropy_coef > 0

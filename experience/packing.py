@@ -2,9 +2,10 @@
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, pairwise
+from operator import add
 
 import numpy as np
 
@@ -18,17 +19,25 @@ _UNIT_SHARES = (1.0, 0.25, 0.0)
 
 
 def plan_mini_batches(
-    groups: Sequence[Sequence[Item]], *, num_mini_batches: int, num_ranks: int, tokens_per_micro_batch: int
+    groups: Sequence[Sequence[Item]],
+    *,
+    num_mini_batches: int,
+    num_ranks: int,
+    tokens_per_micro_batch: int,
+    is_still: Callable[[Item], bool] = lambda _: False,
 ) -> tuple[MiniBatch, ...]:
     """Mini-batches of whole, consecutive groups, each dealt evenly to the ranks; same input, same plan.
 
-    They differ by at most one group, and are fewer than asked where groups are fewer: none is empty.
+    They differ by at most one group, and are fewer than asked where groups are fewer: none is empty. Groups that
+    no gradient would come of (`is_still`) have micro-batches of their own, unless a mini-batch has no others.
     Raises ValueError for a sequence that is longer than the budget or has no token in the loss.
     """
     occupied = [tuple(group) for group in groups if group]
     num_cuts = min(num_mini_batches, len(occupied))
     edges = [len(occupied) * cut // num_cuts for cut in range(num_cuts + 1)] if occupied else []
-    return tuple(_mini_batch(occupied[start:end], num_ranks, tokens_per_micro_batch) for start, end in pairwise(edges))
+    return tuple(
+        _mini_batch(occupied[start:end], num_ranks, tokens_per_micro_batch, is_still) for start, end in pairwise(edges)
+    )
 
 
 def plan_block(block: TokenBlock, *, number: int, num_ranks: int, tokens_per_micro_batch: int) -> MiniBatch:
@@ -61,7 +70,7 @@ def _redealt(mini_batch: MiniBatch, num_ranks: int) -> MiniBatch:
         return mini_batch
     bins = [micro_batch for rank in mini_batch.ranks for micro_batch in rank if micro_batch]
     bins += [()] * (-len(bins) % num_ranks)
-    return replace(mini_batch, ranks=_deal(bins, num_ranks))
+    return replace(mini_batch, ranks=_deal(bins, num_ranks), num_still=0)
 
 
 def plan_micro_batches(
@@ -118,15 +127,25 @@ def _num_computed(micro_batch: MicroBatch, numbers: Mapping[Item, int]) -> int:
     return sum(common.values()) + sum(item.num_loss_tokens for item in micro_batch)
 
 
-def _mini_batch(groups: Sequence[Sequence[Item]], num_ranks: int, budget: int) -> MiniBatch:
+def _mini_batch(
+    groups: Sequence[Sequence[Item]], num_ranks: int, budget: int, is_still: Callable[[Item], bool] = lambda _: False
+) -> MiniBatch:
     items = list(chain.from_iterable(groups))
     for item in items:
         _check_loss_tokens(item)
+    parts: list[list[Sequence[Item]]] = [[], []]
+    for group in groups:
+        parts[all(map(is_still, group))].append(group)
+    learned, measured = (
+        plan_micro_batches(part, num_ranks=num_ranks, tokens_per_micro_batch=budget)
+        for part in (parts if parts[False] else reversed(parts))
+    )
     return MiniBatch(
-        ranks=plan_micro_batches(groups, num_ranks=num_ranks, tokens_per_micro_batch=budget),
+        ranks=tuple(map(add, learned, measured)),
         num_items=len(items),
         num_sequences=sum(item.num_rows for item in items),
         num_loss_tokens=sum(item.num_loss_tokens for item in items),
+        num_still=len(measured[0]),
     )
 
 

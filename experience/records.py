@@ -183,13 +183,15 @@ MicroBatch: TypeAlias = tuple[Item, ...]  # one forward and backward pass
 class MiniBatch:
     """One optimiser step: for each rank, the same number of micro-batches (some may be empty).
 
-    The totals are those of all ranks; losses divide by them, so a cut never changes a result.
+    The totals are those of all ranks; losses divide by them, so a cut never changes a result. The last `num_still`
+    micro-batches of each rank hold sequences that no gradient would come of: they are measured, not learned from.
     """
 
     ranks: tuple[tuple[MicroBatch, ...], ...]
     num_items: int
     num_sequences: int
     num_loss_tokens: int
+    num_still: int = 0
 
     def of_rank(self, rank: int) -> "MiniBatch":
         """The same optimiser step as one rank sees it: its own micro-batches, the totals of all."""

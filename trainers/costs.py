@@ -6,15 +6,15 @@ from typing import Any
 BACKWARD_PASSES = 2  # a backward pass costs as much as so many forward ones (PaLM, arXiv:2204.02311, appendix B)
 
 
-def forward_flops(config: Any, lengths: Sequence[int], num_loss_tokens: int) -> float:
+def forward_flops(config: Any, lengths: Sequence[int], num_loss_tokens: int, num_tokens: int | None = None) -> float:
     """Two operations for each weight that a token meets, and causal attention within the sequences.
 
     `config`: the model's transformers config; `lengths`: tokens of each sequence; the head runs on
-    `num_loss_tokens` only.
+    `num_loss_tokens` only, the layers on `num_tokens`, those that sequences share counted once; None: on all.
     """
     attended = sum(length * (length + 1) // 2 for length in lengths)  # pairs of query and key
     layers = config.num_hidden_layers
-    projections = 2 * layers * _layer_weights(config) * sum(lengths)
+    projections = 2 * layers * _layer_weights(config) * (sum(lengths) if num_tokens is None else num_tokens)
     attention = 2 * layers * 2 * config.num_attention_heads * _head_size(config) * attended
     head = 2 * config.vocab_size * config.hidden_size * num_loss_tokens
     return float(projections + attention + head)

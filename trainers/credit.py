@@ -156,8 +156,14 @@ class CreditAssigner:
             num_mini_batches=self.shape.mini_batches,
             num_ranks=self.shape.num_ranks,
             tokens_per_micro_batch=self.shape.tokens_per_micro_batch,
+            is_still=self._is_still,
         )
         return Batch(blocks=blocks.handles, mini_batches=mini_batches)
+
+    def _is_still(self, item: Item) -> bool:
+        """Nothing of it moves the policy: a group of equal rewards teaches nothing."""
+        algorithm = self._algorithm
+        return item.advantage == 0 and not (algorithm.has_token_rewards or algorithm.learns_from_zero)
 
 
 def _item(trajectory: Trajectory, blocks: BlockNumbers, worth: float, *, in_reward: bool) -> Item:

@@ -10,7 +10,7 @@ from experience.records import Batch, MicroBatch, MiniBatch
 from trainers.costs import BACKWARD_PASSES
 from trainers.flops import pass_flops
 from trainers.lanes import Lanes, TokenCredit
-from trainers.passes import Packs, Scores, backward, score
+from trainers.passes import Packs, Scores, backward, own_micro_batches, score
 from trainers.policy import PolicyObjective
 from trainers.zero.engine import ZeroEngine
 
@@ -47,13 +47,13 @@ class Critic:
 
         return backward(self.engine, [(micro_batch, loss) for micro_batch in mini_batch.ranks[0]])
 
-    def scoring_flops(self, batch: Batch) -> float:
+    def scoring_flops(self, batch: Batch, packs: Packs) -> float:
         """Of this rank's passes for the values of the batch."""
-        return pass_flops(self.engine.module, batch.mini_batches)
+        return pass_flops(self.engine.module, own_micro_batches(batch.mini_batches), packs)
 
-    def update_flops(self, batch: Batch) -> float:
+    def update_flops(self, batch: Batch, packs: Packs) -> float:
         """Of this rank's updates on the batch."""
-        return (1 + BACKWARD_PASSES) * pass_flops(self.engine.module, batch.updates)
+        return (1 + BACKWARD_PASSES) * pass_flops(self.engine.module, own_micro_batches(batch.updates), packs)
 
     def finish(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The explained variance in place of the moments that it is made of; the rest as it is."""

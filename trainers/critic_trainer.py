@@ -30,7 +30,7 @@ class CriticTrainer:
     def score(self, batch: Batch, blocks: Blocks) -> Scores:
         """Its values of this rank's micro-batches, as it is now."""
         packs = Packs(blocks, self._critic.engine.device, self._layout)
-        with self._scoring.on(self._critic.scoring_flops(batch)):
+        with self._scoring.on(self._critic.scoring_flops(batch, packs)):
             return self._critic.values(own_micro_batches(batch.mini_batches), packs)
 
     def learn(
@@ -54,7 +54,7 @@ class CriticTrainer:
         usage = Usage(
             seconds=seconds + time.monotonic() - started,
             mini_batches=batch.updates,
-            flops=flops + self._critic.update_flops(batch),
+            flops=flops + self._critic.update_flops(batch, packs),
         )
         engine = self._critic.engine
         measures = {**mean_of_updates(merge(measured), len(steps)), **usage.measures(engine.device)}

@@ -39,7 +39,7 @@ class ObjectiveTrainer:
             work = [(micro_batch, self._loss_of(mini_batch, packs)) for micro_batch in mini_batch.ranks[0]]
             measured.append(backward(self.engine, work + mixed_in(self.engine, batch, number, packs)))
             reports.append(self.engine.step())
-        usage = Usage(seconds=time.monotonic() - started, mini_batches=batch.updates, flops=self._flops(batch))
+        usage = Usage(seconds=time.monotonic() - started, mini_batches=batch.updates, flops=self._flops(batch, packs))
         measures = {**mean_of_updates(merge(measured), len(measured)), **usage.measures(self.engine.device)}
         metrics = reduce_over_ranks(measures, self._layout)
         return {
@@ -59,10 +59,11 @@ class ObjectiveTrainer:
         metrics = reduce_over_ranks(merge(measured), self._layout)
         return {**metrics, **self._objective.derived(metrics)}
 
-    def _flops(self, batch: Batch) -> float:
+    def _flops(self, batch: Batch, packs: Packs) -> float:
         """Of this rank's passes on the batch."""
-        compared = 0 if self._reference is None else pass_flops(self.engine.module, batch.updates)
-        return compared + (1 + BACKWARD_PASSES) * pass_flops(self.engine.module, batch.updates + batch.mixed)
+        own, mixed = own_micro_batches(batch.updates), own_micro_batches(batch.mixed)
+        compared = 0 if self._reference is None else pass_flops(self.engine.module, own, packs)
+        return compared + (1 + BACKWARD_PASSES) * pass_flops(self.engine.module, own + mixed, packs)
 
     def _loss_of(self, mini_batch: MiniBatch, packs: Packs) -> LossOf:
         def loss(micro_batch: MicroBatch) -> LossOutput:

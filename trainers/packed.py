@@ -47,9 +47,9 @@ class Packed:
         return len(self.input_ids)
 
     @property
-    def num_distinct(self) -> int:
-        """U."""
-        return len(self.distinct)
+    def num_computed(self) -> int:
+        """Tokens that go through the model: U, or T where several ranks share them."""
+        return len(self.distinct) if self.layout.size == 1 else self.num_tokens
 
     @property
     def num_sequences(self) -> int:

@@ -42,6 +42,13 @@ def own_micro_batches(mini_batches: Iterable[MiniBatch]) -> list[MicroBatch]:
     return [micro_batch for mini_batch in mini_batches for micro_batch in mini_batch.ranks[0]]
 
 
+def parted(mini_batch: MiniBatch) -> tuple[tuple[MicroBatch, ...], tuple[MicroBatch, ...]]:
+    """This rank's micro-batches that gradients come of, and those that are only measured."""
+    (own,) = mini_batch.ranks
+    end = len(own) - mini_batch.num_still
+    return own[:end], own[end:]
+
+
 def score(model: Callable[[Packed], Any], micro_batches: Iterable[MicroBatch], packs: Packs) -> Scores:
     """What `model` says of each micro-batch; it must not record gradients."""
     return {micro_batch: model(packs[micro_batch]) for micro_batch in micro_batches}

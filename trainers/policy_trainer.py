@@ -17,7 +17,7 @@ from trainers.lanes import Lanes, TokenCredit, sequence_credit, token_credit
 from trainers.lora import UnadaptedModel
 from trainers.objective import Model
 from trainers.parallel import ALONE, Layout
-from trainers.passes import Blocks, LossOf, Packs, Scores, backward, mixed_in, own_micro_batches, score
+from trainers.passes import Blocks, LossOf, Packs, Scores, backward, mixed_in, own_micro_batches, parted, score
 from trainers.policy import Forward, PolicyObjective
 from trainers.rank import summarise_steps
 from trainers.usage import Spent, Usage, mean_of_updates, reduce_over_ranks, with_rates
@@ -117,7 +117,7 @@ class PolicyTrainer:
         def of(model: Model) -> Scores:
             return self._logprobs(model, micro_batches, packs)
 
-        with self._scoring.on(self._scoring_flops(batch, is_old_needed=is_old_needed)):
+        with self._scoring.on(self._scoring_flops(batch, packs, is_old_needed=is_old_needed)):
             old = None
             if is_old_needed:
                 with self.engine.inference():
@@ -165,7 +165,11 @@ class PolicyTrainer:
         critic_steps: list[StepReport] = []
         for number, mini_batch in enumerate(batch.updates):
             if batch.trains_policy:
-                work = [(micro, self._loss_of(mini_batch, opened, credit)) for micro in mini_batch.ranks[0]]
+                loss = self._loss_of(mini_batch, opened, credit)
+                learned, still = parted(mini_batch)
+                with self.engine.inference():
+                    measured += [loss(micro_batch).metrics for micro_batch in still]
+                work = [(micro_batch, loss) for micro_batch in learned]
                 work += mixed_in(self.engine, batch, number, opened.packs)
                 measured.append(backward(self.engine, work))
                 policy_steps.append(self.engine.step())
@@ -176,7 +180,7 @@ class PolicyTrainer:
         usage = Usage(
             seconds=seconds + time.monotonic() - opened.started,
             mini_batches=batch.updates,
-            flops=flops + self._flops(batch),
+            flops=flops + self._flops(batch, opened.packs),
         )
         measures = {**mean_of_updates(merge(measured), len(batch.updates)), **usage.measures(self.engine.device)}
         metrics = with_rates(reduce_over_ranks(measures, self._layout), self.engine.peak_flops)
@@ -184,18 +188,22 @@ class PolicyTrainer:
             metrics = {**self.critic.finish(metrics), **summarise_steps(critic_steps, "critic")}
         return {**metrics, **(summarise_steps(policy_steps, "optimizer") if policy_steps else {})}
 
-    def _scoring_flops(self, batch: Batch, *, is_old_needed: bool) -> float:
+    def _scoring_flops(self, batch: Batch, packs: Packs, *, is_old_needed: bool) -> float:
         """Of this rank's passes that score the batch."""
         num_passes = is_old_needed + (self._reference is not None and self._has_kl)
-        flops = num_passes * pass_flops(self.engine.module, batch.mini_batches)
-        return flops if self.critic is None else flops + self.critic.scoring_flops(batch)
+        flops = num_passes * pass_flops(self.engine.module, own_micro_batches(batch.mini_batches), packs)
+        return flops if self.critic is None else flops + self.critic.scoring_flops(batch, packs)
 
-    def _flops(self, batch: Batch) -> float:
+    def _flops(self, batch: Batch, packs: Packs) -> float:
         """Of this rank's updates on the batch."""
         flops = 0.0
         if batch.trains_policy:
-            flops += (1 + BACKWARD_PASSES) * pass_flops(self.engine.module, batch.updates + batch.mixed)
-        return flops if self.critic is None else flops + self.critic.update_flops(batch)
+            learned = [micro_batch for mini_batch in batch.updates for micro_batch in parted(mini_batch)[0]]
+            learned += own_micro_batches(batch.mixed)
+            still = [micro_batch for mini_batch in batch.updates for micro_batch in parted(mini_batch)[1]]
+            flops += (1 + BACKWARD_PASSES) * pass_flops(self.engine.module, learned, packs)
+            flops += pass_flops(self.engine.module, still, packs)
+        return flops if self.critic is None else flops + self.critic.update_flops(batch, packs)
 
     def _loss_of(self, mini_batch: MiniBatch, opened: OpenBatch, credit: TokenCredit) -> LossOf:
         """The policy's loss of a micro-batch of `mini_batch`."""

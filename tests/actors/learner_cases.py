@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +55,11 @@ def make_spec(
     )
 
 
-def make_batch(seed: int, *, num_ranks: int, num_mini_batches: int = 1) -> Batch:
-    """Two blocks with groups of three random sequences, of which some tokens count."""
+def make_batch(seed: int, *, num_ranks: int, num_mini_batches: int = 1, num_equal: int = 0) -> Batch:
+    """Two blocks with two groups of three random sequences each, of which some tokens count.
+
+    The first `num_equal` groups have no advantage, and no gradient comes of them.
+    """
     random = np.random.default_rng(seed)
     blocks, groups = [], []
     for number in range(2):
@@ -84,7 +88,15 @@ def make_batch(seed: int, *, num_ranks: int, num_mini_batches: int = 1) -> Batch
             for row in range(6)
         ]
         groups += [items[:3], items[3:]]
-    plan = plan_mini_batches(groups, num_mini_batches=num_mini_batches, num_ranks=num_ranks, tokens_per_micro_batch=48)
+    for number, group in enumerate(groups[:num_equal]):
+        groups[number] = [replace(item, advantage=0.0) for item in group]
+    plan = plan_mini_batches(
+        groups,
+        num_mini_batches=num_mini_batches,
+        num_ranks=num_ranks,
+        tokens_per_micro_batch=48,
+        is_still=lambda item: item.advantage == 0,
+    )
     return Batch(blocks=tuple(blocks), mini_batches=plan)
 
 

@@ -111,6 +111,28 @@ def test_keeping_groups_together_costs_no_pass(groups: list[list[int]], num_rank
     assert sorted(item.row for item in chain.from_iterable(chain.from_iterable(plan))) == list(range(len(apart)))
 
 
+def plan_with_still(groups: list[list[Item]], still: set[int]) -> MiniBatch:
+    (mini,) = plan_mini_batches(
+        groups, num_mini_batches=1, num_ranks=2, tokens_per_micro_batch=BUDGET, is_still=lambda item: item.row in still
+    )
+    return mini
+
+
+def test_what_has_no_gradient_comes_last_on_every_rank_and_counts_all_the_same() -> None:
+    mini = plan_with_still(made_groups(2, 2, 2), still={2, 3, 4})
+    assert (mini.num_still, mini.num_sequences, mini.num_loss_tokens) == (1, 6, 6)
+    assert {len(rank) for rank in mini.ranks} == {2}
+    last = [item.row for rank in mini.ranks for item in rank[-1]]
+    assert sorted(last) == [2, 3], "a group goes there as a whole or not at all"
+    assert rows_of(mini) == list(range(6))
+    dealt = redeal(Batch(blocks=(), mini_batches=(mini,)), 3).mini_batches[0]
+    assert dealt.num_still == 0 and filled(dealt) == filled(mini)
+
+
+def test_a_mini_batch_without_any_gradient_is_learned_from_as_ever() -> None:
+    assert plan_with_still(made_groups(2, 2), still={0, 1, 2, 3}) == plan_with_still(made_groups(2, 2), still=set())
+
+
 def test_a_tight_fit_saves_a_pass() -> None:
     # Balancing would put 3 + 2 + 2 = 7 into one bin of 6; best fit finds 3 + 3 and 2 + 2 + 2.
     plan = plan_micro_batches(singles(3, 3, 2, 2, 2), num_ranks=1, tokens_per_micro_batch=6)

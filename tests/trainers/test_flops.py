@@ -4,11 +4,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from configs.schema import NewModelConfig
 from configs.schema.model import Architecture
-from experience.records import Item, MiniBatch
+from experience.records import Item
+from tests.trainers.test_packed import block
 from trainers.costs import forward_flops
 from trainers.devices import peak_flops
 from trainers.flops import pass_flops
 from trainers.model import PolicyModel, SpecialTokens, new_model
+from trainers.passes import Packs
 from trainers.value_model import value_model
 
 TOKENS = SpecialTokens(bos=None, eos=1, pad=0)
@@ -55,15 +57,15 @@ def test_peaks_are_known_by_the_devices_name() -> None:
     assert peak_flops("cpu") is None
 
 
-def test_a_pass_counts_the_sequences_of_the_rank_and_the_head_on_scored_tokens_only() -> None:
+def test_a_pass_counts_what_sequences_share_once_and_the_head_on_scored_tokens_only() -> None:
     causal_lm = new_model(NewModelConfig(), vocab_size=50, seed=0, tokens=TOKENS, dtype="float32")
+    rows = block([1, 2, 3, 4, 5], [1, 2, 3, 7, 8, 9], [4, 2, 3, 4, 5, 6, 7])
     items = [Item(block=0, row=row, num_tokens=5 + row, num_loss_tokens=2 + row) for row in range(3)]
-    mini_batch = MiniBatch(
-        ranks=(((items[0], items[1]), (items[2],)),), num_items=9, num_sequences=9, num_loss_tokens=99
+    micro_batches = [(items[0], items[1]), (items[2],), ()]
+    expected = forward_flops(causal_lm.config, [5, 6, 7], 2 + 3 + 4, 5 + 3 + 7)
+    policy, packs = PolicyModel(causal_lm), Packs([rows], torch.device("cpu"))
+    assert pass_flops(policy, micro_batches, packs) == expected
+    assert pass_flops(policy, micro_batches * 2, packs) == 2 * expected
+    assert pass_flops(value_model(causal_lm), micro_batches, packs) == forward_flops(
+        causal_lm.config, [5, 6, 7], 0, 5 + 3 + 7
     )
-    lengths = [5, 6, 7]
-    expected = forward_flops(causal_lm.config, lengths, 2 + 3 + 4)
-    policy = PolicyModel(causal_lm)
-    assert pass_flops(policy, [mini_batch]) == expected
-    assert pass_flops(policy, [mini_batch] * 2) == 2 * expected
-    assert pass_flops(value_model(causal_lm), [mini_batch]) == forward_flops(causal_lm.config, lengths, 0)

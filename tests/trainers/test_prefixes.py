@@ -59,7 +59,7 @@ def test_sharing_changes_neither_scores_nor_gradients(model: PolicyModel) -> Non
     sequences = group([5, 6, 7, 8, 9], [1, 2, 3], [1, 2, 4, 4], [2], [1, 2, 3], [1, 2, 3, 5, 6, 7])
     sequences += [*group([5, 6, 1], [3, 3], [3, 4]), [9, 9]]
     packed = pack_tokens(sequences)
-    assert packed.num_distinct < 0.6 * packed.num_tokens
+    assert packed.num_computed < 0.6 * packed.num_tokens
     found, expected = scores_and_gradients(model, packed), scores_and_gradients(model, apart(packed))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
@@ -72,13 +72,13 @@ def test_the_body_sees_distinct_tokens_only(model: PolicyModel, monkeypatch: pyt
         model.causal_lm.base_model, "forward", lambda **inputs: seen.append(inputs["input_ids"]) or forward(**inputs)
     )
     model(packed)
-    assert [tokens.numel() for tokens in seen] == [7] == [packed.num_distinct]
+    assert [tokens.numel() for tokens in seen] == [7] == [packed.num_computed]
 
 
 def test_any_attention_can_be_given_every_sequence_and_its_equal_results_are_kept_once() -> None:
     packed = pack_tokens(group([5, 6, 7], [1, 2], [1, 3], [4]))
     spread = Spread(ids=packed.distinct_ids, places=packed.distinct)
-    query, key, value = (torch.randn(1, heads, packed.num_distinct, 8) for heads in (4, 2, 2))
+    query, key, value = (torch.randn(1, heads, packed.num_computed, 8) for heads in (4, 2, 2))
     segments = attention.plan_segments(packed.lengths, torch.device("cpu"), spread)
     expected = attention.attend_segments(nn.Identity(), query, key, value, None, segments=segments)[0]
     every = attention.plan_segments(packed.lengths, torch.device("cpu"))

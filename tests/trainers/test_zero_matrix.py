@@ -28,6 +28,8 @@ from trainers.assembly import assemble, build_model
 from trainers.flops import pass_flops
 from trainers.learner import LearnerSpec
 from trainers.objective import Objective
+from trainers.parallel import Layout
+from trainers.passes import Packs, parted
 from trainers.policy import PolicyObjective
 from trainers.schedule import learning_rate
 from trainers.supervised import SupervisedObjective
@@ -41,8 +43,9 @@ IMITATION = SupervisedObjective()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """A way to train. `size`: ranks that share the tokens of each micro-batch."""
+    """A way to train. `size`: ranks that share each micro-batch's tokens; `num_equal`: groups without advantage."""
 
+    num_equal: int = 0
     objective: Objective | PolicyObjective = IMITATION
     is_mixture: bool = False
     size: int = 1
@@ -55,10 +58,15 @@ class Kind:
         new = MIXTURE if self.is_mixture else SMALL
         return replace(spec, model=ModelConfig.model_validate({"new": new, "dtype": dtype}))
 
+    def batch(self, num_ranks: int) -> Batch:
+        """The same sequences, dealt to so many ranks."""
+        return make_batch(SEED, num_ranks=num_ranks, num_equal=self.num_equal)
+
 
 KINDS: Mapping[str, Kind] = {
     "packed": Kind(),
     "mixture": Kind(is_mixture=True),
+    "equal groups": Kind(objective=policy_objective(), num_equal=2),
     "mixture by grpo": Kind(is_mixture=True, objective=policy_objective()),
     "shared": Kind(size=2),
     "shared mixture": Kind(size=2, is_mixture=True),
@@ -89,8 +97,20 @@ def train(spec: LearnerSpec, batch: Batch) -> Trained:
 
 
 def train_cells(cells: list[Cell], folder: Path) -> dict[Cell, Trained]:
-    batch = make_batch(SEED, num_ranks=2)
-    return {(kind, stage, dtype): train(KINDS[kind].spec(folder, stage, dtype), batch) for kind, stage, dtype in cells}
+    return {
+        (kind, stage, dtype): train(KINDS[kind].spec(folder, stage, dtype), KINDS[kind].batch(2))
+        for kind, stage, dtype in cells
+    }
+
+
+def work_of(kind: Kind, folder: Path) -> float:
+    """FLOPs of an update on all ranks together."""
+    batch, layout = kind.batch(2), Layout(size=kind.size)
+    module = build_model(kind.spec(folder))
+    packs = Packs(batch.blocks, torch.device("cpu"), layout)
+    parts = [parted(batch.of_rank(rank).mini_batches[0]) for rank in range(2)]
+    assert bool(kind.num_equal) == any(bool(still) for _, still in parts)
+    return sum(3 * pass_flops(module, learned, packs) + pass_flops(module, still, packs) for learned, still in parts)
 
 
 Loss = Callable[[torch.nn.Module, TokenBlock, Item], Tensor]
@@ -105,7 +125,7 @@ def train_alone(folder: Path, kind: str, dtype: str) -> tuple[list[float], list[
     model.set_attn_implementation("eager")
     adam = torch.optim.AdamW(model.parameters(), betas=(OPTIMIZER.beta1, OPTIMIZER.beta2), eps=OPTIMIZER.epsilon)
     adam.param_groups[0]["weight_decay"] = OPTIMIZER.weight_decay
-    batch = make_batch(SEED, num_ranks=1)
+    batch = KINDS[kind].batch(1)
     (mini_batch,) = batch.mini_batches
     items = [item for micro in mini_batch.ranks[0] for item in micro]
     losses, norms = [], []
@@ -148,8 +168,8 @@ def test_ranks_train_like_one_process(
     # A mixture's router chooses other experts where bfloat16 rounds two of them to a tie.
     tolerance = 1e-5 if dtype == "float32" else 0.05 if KINDS[kind].is_mixture else 0.02
     assert [metrics["optimizer/grad_norm"] for metrics in found.metrics] == pytest.approx(norms, rel=tolerance)
-    num_tokens = sum(len(block.tokens) for block in make_batch(SEED, num_ranks=1).blocks)
-    work = 3 * pass_flops(build_model(KINDS[kind].spec(folder)), make_batch(SEED, num_ranks=1).mini_batches)
+    num_tokens = sum(len(block.tokens) for block in KINDS[kind].batch(1).blocks)
+    work = work_of(KINDS[kind], folder)
     for metrics in found.metrics:
         seconds = metrics["throughput/tflops_per_rank"] * 2 * KINDS[kind].size * 1e12
         assert metrics["throughput/tokens_per_second"] / seconds == pytest.approx(num_tokens / work)
