@@ -16,7 +16,7 @@ def environment(spec: RolloutSpec) -> dict[str, str]:
         "VLLM_ALLOW_INSECURE_SERIALIZATION": "0",  # whatever the user's own is: nothing here needs pickles
         **telemetry.OFF,
         "PYTHONDONTWRITEBYTECODE": "",  # else every worker compiles torch and vLLM from source again
-        "OMP_NUM_THREADS": str(spec.config.threads_per_worker),
+        "OMP_NUM_THREADS": str(spec.threads),
         **_of_processes(spec.config),
     }
     if spec.use_gpu:

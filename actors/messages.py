@@ -27,6 +27,7 @@ class RolloutSpec:
     `adapter`: the engine is sent adapters like this one, and no other weights.
     `max_model_len`: tokens of prompt and response together.
     `stop_token_ids`: tokens that end a response, and stay its last token.
+    `threads`: what each process of the engine computes with, on a CPU.
     `engine`: the class of its SamplingEngine, as module:name; imported by the worker alone.
     """
 
@@ -37,6 +38,7 @@ class RolloutSpec:
     use_gpu: bool = False
     trust_remote_code: bool = False
     adapter: LoraConfig | None = None
+    threads: int = 1
     engine: str = "actors.engine:Engine"
 
     def __post_init__(self) -> None:

@@ -95,7 +95,7 @@ async def arranged(run: RlRun, *, use_gpu: bool) -> AsyncIterator[Arrangement]:
             "rollout.colocated=true: an engine on a CPU can't sleep (a capability that is absent there); "
             "set it to false"
         )
-    bundle = {"CPU": run.trainer.threads_per_rank + run.rollout.threads_per_worker, "GPU": 1}
+    bundle = {"CPU": run.trainer.threads_per_rank + run.rollout.cores_per_worker, "GPU": 1}
     bundles = [bundle] * run.trainer.num_ranks
     async with reserved("ranks and their engines", bundles, run.trainer.placement) as room:
         yield InTurns(room)

@@ -19,6 +19,7 @@ from actors.placement import PlacementRefused
 from cluster.evaluation_inputs import EvaluationRequest, Examinee, examinees, judging
 from cluster.inputs import reward_examples
 from cluster.learned_rewards import LearnedRewards
+from cluster.rl_specs import engine_threads
 from cluster.session import ray_session
 from configs.schema import RewardModelConfig, RewardPoolConfig, RewardSpec
 from experience.records import Sampling, Weights
@@ -150,12 +151,14 @@ def _scorer_specs(request: EvaluationRequest) -> list[RewardSpec]:
 @asynccontextmanager
 async def _fleet(request: EvaluationRequest, models: Sequence[Examinee]) -> AsyncIterator[RolloutFleet]:
     """Rollout workers for models of one kind, without weights."""
+    use_gpu = ray.cluster_resources().get("GPU", 0) > 0
     spec = RolloutSpec(
         model_path=str(models[0].folder),
         config=request.rollout,
         max_model_len=max(model.longest_sequence for model in models),
         stop_token_ids=models[0].stop_token_ids,
-        use_gpu=ray.cluster_resources().get("GPU", 0) > 0,
+        use_gpu=use_gpu,
+        threads=engine_threads(request.rollout, request.cluster, use_gpu=use_gpu),
     )
     fleet = RolloutFleet(spec)
     try:

@@ -109,7 +109,7 @@ class SpeedModel:
         size = rollout.tensor_parallel_size
         memory = moved / (size * self._machines.bandwidth * self._assumed.bandwidth_share)
         flops = 2 * self._sizes.num_active_parameters * running
-        return max(memory, flops / (size * self._flops_of(rollout.threads_per_worker) * self._assumed.decode_mfu))
+        return max(memory, flops / (size * self._flops_of(rollout.threads_per_worker or 1) * self._assumed.decode_mfu))
 
     @property
     def slots(self) -> int:

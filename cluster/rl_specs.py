@@ -1,10 +1,12 @@
 """What each part of a reinforcement learning run is told, from the recipe."""
 
+import os
+
 from actors.messages import RolloutSpec
 from algorithms.algorithm import Algorithm
 from cluster.rl_checks import check_objective
 from configs.digest import config_digest
-from configs.schema import GuardConfig, RlRun, SamplesStage
+from configs.schema import ClusterConfig, GuardConfig, RlRun, RolloutConfig, SamplesStage
 from experience.records import Sampling
 from trainers.credit import BatchShape
 from trainers.learner import LearnerSpec
@@ -58,7 +60,17 @@ def rollout_spec(
         use_gpu=use_gpu,
         trust_remote_code=run.model.trust_remote_code,
         adapter=run.model.lora if run.rollout.lora_sync == "adapter" else None,
+        threads=engine_threads(run.rollout, run.cluster, use_gpu=use_gpu),
     )
+
+
+def engine_threads(rollout: RolloutConfig, cluster: ClusterConfig, *, use_gpu: bool) -> int:
+    """What an engine computes with on a CPU. Ranks and engines of one machine leave each other idle cores."""
+    if rollout.threads_per_worker is not None:
+        return rollout.threads_per_worker
+    if use_gpu or cluster.address is not None:
+        return 1
+    return max(1, len(os.sched_getaffinity(0)) // (rollout.most_workers * rollout.tensor_parallel_size))
 
 
 def schedule(run: RlRun, algorithm: Algorithm, first_step: int) -> Schedule:
@@ -112,9 +124,7 @@ def batch_shape(run: RlRun) -> BatchShape:
 
 def num_cpus(run: RlRun) -> int:
     """Cores that ranks and rollout workers ask for, with all the workers that a run may scale itself to."""
-    rollout = run.rollout
-    most = rollout.num_workers if rollout.autoscale is None else max(rollout.num_workers, rollout.autoscale.max_workers)
-    return learner_cpus(run) + most * rollout.cores_per_worker
+    return learner_cpus(run) + run.rollout.most_workers * run.rollout.cores_per_worker
 
 
 def learner_cpus(run: RlRun) -> int:

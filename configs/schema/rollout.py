@@ -76,8 +76,9 @@ class RolloutConfig(Section):
     """Host memory for the KV cache of each device of an engine (CPU only)."""
     cuda_graphs: bool = True
     """Capture CUDA graphs (GPU only): slower start, faster decoding."""
-    threads_per_worker: int = Field(default=1, ge=1)
-    """CPU threads of each device of an engine."""
+    threads_per_worker: int | None = Field(default=None, ge=1)
+    """CPU threads of each device of an engine; none: a core is reserved, and on a cluster of the run's own without GPUs
+    all cores are shared out, since ranks and engines seldom work at the same time."""
     start_timeout_seconds: float = Field(default=600, gt=0)
     """Longest time that an engine may take to start."""
     progress_timeout_seconds: float = Field(default=300, gt=0)
@@ -90,9 +91,14 @@ class RolloutConfig(Section):
     """How often one worker is replaced before it is given up."""
 
     @property
+    def most_workers(self) -> int:
+        """To which a run may scale itself."""
+        return self.num_workers if self.autoscale is None else max(self.num_workers, self.autoscale.max_workers)
+
+    @property
     def cores_per_worker(self) -> int:
         """What one worker takes of its node's CPU."""
-        return self.threads_per_worker * self.tensor_parallel_size
+        return (self.threads_per_worker or 1) * self.tensor_parallel_size
 
     @model_validator(mode="after")
     def _has_devices(self) -> "RolloutConfig":
