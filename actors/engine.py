@@ -82,7 +82,9 @@ class Engine:
         """Take a sequence in; it is sampled from the next step on."""
         self._running[request.id] = _Running()
         request = replace(request, num_top=min(request.num_top, self._config.model_config.get_vocab_size()))
-        self._core.add_request(core_request(request, self._spec.stop_token_ids, self._parts.adapter))
+        # Where old keys and values stay, no later sequence may find them in the prefix cache.
+        salt = None if self._spec.config.recompute_kv else str(self.version)
+        self._core.add_request(core_request(request, self._spec.stop_token_ids, self._parts.adapter, salt))
 
     def abort(self, request_ids: Sequence[str]) -> None:
         """Drop these sequences, where they are not finished already."""
@@ -124,7 +126,8 @@ class Engine:
         self._parts.load(weights, contents)
         # The old weights' keys and values must not serve the new ones: those of running sequences are
         # computed anew, so each token's log-prob is exactly that of its version.
-        self._core.reset_prefix_cache(reset_running_requests=True)
+        if self._spec.config.recompute_kv or not self._running:
+            self._core.reset_prefix_cache(reset_running_requests=True)
         self.version = weights.version
 
     @property
@@ -197,9 +200,12 @@ def engine_args(spec: RolloutSpec) -> EngineArgs:
 
 
 def core_request(
-    request: SequenceRequest, stop_token_ids: tuple[int, ...], adapter: LoRARequest | None = None
+    request: SequenceRequest,
+    stop_token_ids: tuple[int, ...],
+    adapter: LoRARequest | None = None,
+    cache_salt: str | None = None,
 ) -> EngineCoreRequest:
-    """A sequence in vLLM's terms."""
+    """A sequence in vLLM's terms. `cache_salt`: its prefix is looked for among sequences with the same one."""
     params = SamplingParams(
         temperature=request.temperature,
         max_tokens=request.max_tokens,
@@ -216,7 +222,7 @@ def core_request(
         pooling_params=None,
         arrival_time=time.time(),
         lora_request=adapter,
-        cache_salt=None,
+        cache_salt=cache_salt,
         data_parallel_rank=None,
     )
 

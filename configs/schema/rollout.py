@@ -62,6 +62,9 @@ class RolloutConfig(Section):
     """Engines share the GPUs of the trainer's ranks and sleep while these train (GPU only)."""
     weight_update: Literal["in_flight", "between_requests"] = "in_flight"
     """New weights reach an engine at once, and its sequences go on under them; or when it has finished what it has."""
+    recompute_kv: bool = True
+    """After an update in flight, keys and values of running sequences are computed anew, and each log-prob is exactly
+    its version's; false: those of older weights are kept, which is cheaper (PipelineRL, arXiv:2509.19128)."""
     dtype: Dtype = "float32"
     """Precision of the engine's weights; should equal model.dtype."""
     lora_sync: LoraSync = "merged"

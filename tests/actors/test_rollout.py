@@ -37,8 +37,9 @@ class Tenant(RolloutWorker):
         return await self.start()
 
 
-def spec_of(model: Path, stop_token_ids: tuple[int, ...] = (EOS,)) -> RolloutSpec:
-    return RolloutSpec(model_path=str(model), config=RolloutConfig(), max_model_len=256, stop_token_ids=stop_token_ids)
+def spec_of(model: Path, stop_token_ids: tuple[int, ...] = (EOS,), **config: Any) -> RolloutSpec:
+    chosen = RolloutConfig(**config)
+    return RolloutSpec(model_path=str(model), config=chosen, max_model_len=256, stop_token_ids=stop_token_ids)
 
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -280,6 +281,34 @@ def test_weights_loaded_in_flight_sample_the_rest(worker: Any, qwen: Path, polic
             assert versions.tolist() == sorted(versions.tolist())
             seen.add((versions[0], versions[-1]))
     assert (1, 2) in seen, "the load came before the first token or after the last"
+
+
+def test_old_keys_may_stay_under_running_sequences_and_serve_no_later_one(
+    worker: Any, qwen: Path, policies: Callable[..., Path]
+) -> None:
+    other = policies(seed=1)
+    models = {1: load_policy(qwen), 2: load_policy(other)}
+    ray.get(worker.become.remote(spec_of(qwen, recompute_kv=False)))
+    ray.get(worker.load.remote(publish(qwen, 1)))
+    prompt = (*range(30, 75), *range(30, 75))  # several blocks of the prefix cache
+    ray.get(worker.submit.remote([request(0, prompt, max_response_tokens=160)]))
+    while ray.get(worker.status.remote()).progress.num_tokens < 16:
+        time.sleep(0.01)
+    ray.get(worker.load.remote(publish(other, 2)))
+    ray.get(worker.submit.remote([request(1, prompt, max_response_tokens=8)]))
+    found = harvest(worker, 2)[1]
+    for tokens, logprobs, versions in found[1]:
+        assert set(versions.tolist()) == {2}
+        expected = logprobs_of(models[2], np.array([*prompt, *tokens]))[len(prompt) - 1 :]
+        np.testing.assert_allclose(logprobs, expected, atol=1e-4)
+    differences = []
+    for tokens, logprobs, versions in found[0]:
+        whole = np.array([*prompt, *tokens])
+        old, new = (logprobs_of(models[version], whole)[len(prompt) - 1 :] for version in (1, 2))
+        np.testing.assert_allclose(logprobs[versions == 1], old[versions == 1], atol=1e-4)
+        differences.append(np.abs(logprobs - new)[versions == 2].max(initial=0.0))
+    assert max(differences) > 1e-3, "some sequence went on with the keys and values of the old weights"
+    ray.get(worker.become.remote(spec_of(qwen)))
 
 
 @pytest.mark.parametrize(
