@@ -31,9 +31,10 @@ def _section(section: Section, values: dict[str, Any], indent: str) -> Iterator[
     inherited = describe(resolve(section)) if isinstance(section, AlgorithmConfig) else {}
     for name, field in _plain_keys_first(section):
         value, shown = getattr(section, name), values[name]
-        comment = f"# {field.description}" if field.description else ""
+        meaning = " ".join((field.description or "").split())  # on one line, as a comment must be
+        comment = f"# {meaning}" if meaning else ""
         if value is None and name in inherited:
-            comment = f"# the row's: {flow(inherited[name])}. {field.description}"
+            comment = f"# the row's: {flow(inherited[name])}. {meaning}"
         if isinstance(value, Section):
             yield from ("", f"{indent}{comment}") if not indent else (f"{indent}{comment}",)
             yield f"{indent}{name}:"

@@ -63,8 +63,7 @@ class RolloutConfig(Section):
     weight_update: Literal["in_flight", "between_requests"] = "in_flight"
     """New weights reach an engine at once, and its sequences go on under them; or when it has finished what it has."""
     recompute_kv: bool = True
-    """After an update in flight, keys and values of running sequences are computed anew, and each log-prob is exactly
-    its version's; false: those of older weights are kept, which is cheaper (PipelineRL, arXiv:2509.19128)."""
+    """Running sequences' keys and values are computed anew after an update in flight; false: old ones stay, cheaper."""
     dtype: Dtype = "float32"
     """Precision of the engine's weights; should equal model.dtype."""
     lora_sync: LoraSync = "merged"
@@ -80,8 +79,7 @@ class RolloutConfig(Section):
     cuda_graphs: bool = True
     """Capture CUDA graphs (GPU only): slower start, faster decoding."""
     threads_per_worker: int | None = Field(default=None, ge=1)
-    """CPU threads of each device of an engine; none: a core is reserved, and on a cluster of the run's own without GPUs
-    all cores are shared out, since ranks and engines seldom work at the same time."""
+    """CPU threads of each device of an engine; none: its share of the cores, without GPUs on a cluster of one's own."""
     start_timeout_seconds: float = Field(default=600, gt=0)
     """Longest time that an engine may take to start."""
     progress_timeout_seconds: float = Field(default=300, gt=0)
