@@ -21,7 +21,7 @@ from experience.arithmetic import arithmetic_tables
 FOLDER = Path("runs/contest")
 _WUTONG = str(Path(sys.executable).with_name("wutong"))
 # Operations -> (digits, training problems, held-out problems)
-_MIXTURE = {1: (2, 3000, 64), 2: (1, 1200, 64), 3: (1, 400, 64), 5: (1, 200, 64), 8: (1, 200, 64)}
+_MIXTURE = {1: (2, 3000, 64), 2: (1, 900, 64), 3: (1, 400, 64), 5: (1, 200, 64), 8: (1, 200, 64)}
 _PRETRAIN: dict[str, list[str]] = {
     "1m": [],
     "10m": [
