@@ -6,10 +6,11 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := .venv-bench
 # Python compiles each file once, not in every actor.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup gym demo test lint bench clean
+.PHONY: setup gym bench-setup demo test lint bench bench-quick clean
 
 setup: $(VENV)/ready
 
@@ -24,8 +25,26 @@ $(VENV)/ready: requirements-cpu.lock pyproject.toml
 gym: setup
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-gym.lock
 
+# TRL, the contestant of benchmarks/steps.md, lives in an environment of its own: the engines are the same releases.
+bench-setup: setup $(BENCH)/ready
+
+$(BENCH)/ready: requirements-bench.lock
+	@test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements-bench.lock
+	@touch $@
+
 demo: setup
 	$(BIN)/wutong demo
+
+# Every contestant, two sizes of model, short and long-tailed responses, three rounds: two hours on two cores. Policies are
+# made once; what benchmarks/results/steps.json has already is kept and added to.
+bench: bench-setup
+	$(BIN)/python -m benchmarks.steps
+
+# Under five minutes on two cores, after the first time: exit code 1 where a step became 15 % slower against the floor.
+# `make bench-quick STORE=--store` keeps this machine's ratios to compare with.
+bench-quick: setup
+	$(BIN)/python -m benchmarks.quick $(STORE)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -37,4 +56,4 @@ test: lint
 	$(BIN)/python -m pytest
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,45 @@
+"""Whether a GRPO step became slower against the floor: exit code 1 where a ratio is 15 % worse than the kept one.
+
+    python -m benchmarks.quick [key=value ...] [--store] [--ratios benchmarks/ratios.json] [--models runs/contest]
+
+The small model and the recipe's problems; a few short rounds of the floor, wutong synchronous and wutong
+asynchronous, interleaved; medians of ratios within a round, so that a busy minute slows both sides of one.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from benchmarks import models, steps
+from benchmarks.contest.machine import machine
+from benchmarks.contest.stored import load_ratios, store_ratios, worse
+from benchmarks.contest.table import ratios, table
+
+_CONTESTANTS = ("floor", "synchronous", "asynchronous")
+
+
+def main() -> None:
+    """Measure, then keep or compare."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--store", action="store_true", help="keep what is measured")
+    parser.add_argument("--ratios", type=Path, default=Path("benchmarks/ratios.json"))
+    parser.add_argument("--models", type=Path, default=models.FOLDER)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=8)
+    asked = parser.parse_args()
+    kept = {} if asked.store else load_ratios(asked.ratios)
+    with tempfile.TemporaryDirectory() as folder:
+        asked.cases, asked.contestants, asked.out = ["1m-short"], _CONTESTANTS, Path(folder) / "quick.json"
+        found = steps.contest(asked)
+    print(table(found))
+    if asked.store:
+        store_ratios(asked.ratios, ratios(found), machine())
+        return
+    if slower := worse(kept, ratios(found)):
+        raise SystemExit("; ".join(slower))
+    print(f"no ratio is 15 % worse than {asked.ratios} has it")
+
+
+if __name__ == "__main__":
+    main()

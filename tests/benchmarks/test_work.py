@@ -1,0 +1,42 @@
+"""What is handed to a contestant without wutong's packages, and the problems of the long-tailed case."""
+
+from pathlib import Path
+from statistics import fmean
+
+import pyarrow.parquet as pq
+import pytest
+from transformers import AutoTokenizer
+
+from benchmarks.contest.cases import RECIPE, data_settings
+from benchmarks.contest.work import work_of
+from benchmarks.models import write_mixture
+from configs.load import load_run
+from configs.schema import RlRun
+from configs.schema.model import TokenizerConfig
+from experience.tokenizer import build_tokenizer
+
+
+@pytest.fixture
+def tokenizer_folder(tmp_path: Path) -> Path:
+    build_tokenizer(TokenizerConfig(kind="characters"), ()).save_pretrained(tmp_path / "policy")
+    return tmp_path / "policy"
+
+
+def test_work_has_the_prompts_of_every_step_and_its_learning_rate(tokenizer_folder: Path) -> None:
+    settings = ["num_steps=3", "rollout.prompts_per_step=4", "data.arithmetic.num_train=20"]
+    run = load_run(RECIPE, [f"model.path={tokenizer_folder}", "data.arithmetic.num_eval=4", *settings])
+    assert isinstance(run, RlRun)
+    work = work_of(run)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    assert len(work["prompts"]) == len(work["answers"]) == 12
+    assert tokenizer(text=work["prompts"])["input_ids"] == work["prompt_tokens"]
+    assert work["learning_rates"] == pytest.approx([1e-4 / 3, 2e-4 / 3, 1e-4])
+    assert work["rows_per_micro_batch"] == 32
+
+
+def test_the_mixed_problems_have_a_long_tail(tmp_path: Path) -> None:
+    write_mixture(tmp_path)
+    lengths = [len(each) for each in pq.read_table(tmp_path / "mixed.parquet")["response"].to_pylist()]
+    assert max(lengths) > 4 * fmean(lengths)
+    assert max(lengths) < 256
+    assert data_settings("tailed", tmp_path)[1] == f"data.train={tmp_path}/mixed.parquet"
