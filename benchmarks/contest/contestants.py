@@ -12,7 +12,7 @@ from configs.schema import RlRun
 
 NAMES = ("floor", "synchronous", "asynchronous", "trl_vllm", "trl")
 TRL_PYTHON = Path(".venv-bench/bin/python")
-ASYNCHRONOUS = ("rollout.max_staleness=1", "algorithm.correction=sequence_tis")
+ASYNCHRONOUS = ("rollout.max_staleness=1", "algorithm.correction=sequence_tis", "rollout.recompute_kv=false")
 _WUTONG = str(Path(sys.executable).with_name("wutong"))
 
 
