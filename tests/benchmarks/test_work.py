@@ -1,5 +1,6 @@
 """What is handed to a contestant without wutong's packages, and the problems of the long-tailed case."""
 
+import ast
 from pathlib import Path
 from statistics import fmean
 
@@ -14,6 +15,8 @@ from configs.load import load_run
 from configs.schema import RlRun
 from configs.schema.model import TokenizerConfig
 from experience.tokenizer import build_tokenizer
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -40,3 +43,12 @@ def test_the_mixed_problems_have_a_long_tail(tmp_path: Path) -> None:
     assert max(lengths) > 4 * fmean(lengths)
     assert max(lengths) < 256
     assert data_settings("tailed", tmp_path)[1] == f"data.train={tmp_path}/mixed.parquet"
+
+
+def test_the_script_for_another_environment_imports_nothing_of_ours() -> None:
+    tree = ast.parse((ROOT / "benchmarks" / "trl_grpo.py").read_text())
+    modules = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    modules += [str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    ours = {path.parent.name for path in ROOT.glob("*/__init__.py")} | {"benchmarks", "tests"}
+    assert "trl" in modules
+    assert not ours & {name.partition(".")[0] for name in modules}
