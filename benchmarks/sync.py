@@ -1,6 +1,6 @@
 """How long the weights take from the trainer to one engine and to several, against copying as many bytes.
 
-    python -m benchmarks.sync [--rounds 7] [--engines 4] [--json FILE]
+    python -m benchmarks.sync [--rounds 7] [--engines 1 4] [--json FILE]
 
 A real ZeRO rank publishes 100 M parameters in float32, real vLLM engines load them. Copies and syncs take turns, so
 that all see the same machine. The parts of a sync are measured apart, one after the other.
@@ -12,10 +12,11 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import ray
@@ -27,6 +28,7 @@ from actors.messages import RolloutSpec
 from actors.rollout import RolloutWorker
 from actors.trainer import TrainerGroup, TrainerRank
 from benchmarks.rollout import make_policy
+from cluster.rl_specs import engine_threads
 from cluster.session import ray_session
 from configs.schema import ClusterConfig
 from configs.schema.model import ModelConfig
@@ -103,39 +105,41 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-async def measure(folder: Path, num_engines: int, rounds: int) -> tuple[list[Sync], list[Part]]:
-    """Copies and syncs in turn, then the parts. The first round, which makes the memory, is left out.
+async def measure(folder: Path, counts: Sequence[int], rounds: int) -> tuple[list[Sync], list[Part]]:
+    """Syncs to so many engines in turn with copies, then the parts. The first round makes the memory, and is left out.
 
     `folder`: a policy in Hugging Face format. Ray must run.
     """
     group = await RatedGroup.start(_learner_spec(folder))
-    spec = _rollout_spec(folder, num_engines)
+    num_bytes = sum(facts.num_bytes for bucket in (await group.publish(0)).handle for facts in bucket.facts)
+    copies: dict[str, list[float]] = {COPY: [], NEW_MEMORY: []}
+    syncs = [await _synced(group, _rollout_spec(folder, count), num_bytes, rounds, copies) for count in counts]
+    parts = await _parts(group, _rollout_spec(folder, 1), rounds)
+    group.close()
+    return [
+        Sync(what=name, num_bytes=num_bytes, seconds=spent, publish=[]) for name, spent in copies.items()
+    ] + syncs, parts
+
+
+async def _synced(
+    group: "RatedGroup", spec: RolloutSpec, num_bytes: int, rounds: int, copies: Mapping[str, list[float]]
+) -> Sync:
+    """Syncs to a fleet, and copies between them."""
     fleet = RolloutFleet(spec)
     await fleet.start()
-    engines = list(fleet.workers.values())
-    num_bytes = sum(facts.num_bytes for bucket in (await group.publish(0)).handle for facts in bucket.facts)
-    ways = {1: engines[:1], num_engines: engines}
-    syncs = {count: ([], []) for count in ways}
-    copies: dict[str, list[float]] = {COPY: [], NEW_MEMORY: []}
+    whole, publish = [], []
     for version in range(rounds + 1):
         for name, seconds in _copies(num_bytes).items():
             copies[name].append(seconds)
-        for count, loaders in ways.items():
-            began = time.perf_counter()
-            published = await group.publish(version)
-            syncs[count][1].append(time.perf_counter() - began)
-            await asyncio.gather(*(engine.load(published) for engine in loaders))
-            syncs[count][0].append(time.perf_counter() - began)
-            del published
+        began = time.perf_counter()
+        published = await group.publish(version)
+        publish.append(time.perf_counter() - began)
+        await fleet.load(published)
+        whole.append(time.perf_counter() - began)
+        del published
     await fleet.close()
-    parts = await _parts(group, spec, rounds)
-    group.close()
-    found = [Sync(what=name, num_bytes=num_bytes, seconds=taken[1:], publish=[]) for name, taken in copies.items()]
-    found += [
-        Sync(what=f"sync to {count}", num_bytes=num_bytes, seconds=whole[1:], publish=published[1:])
-        for count, (whole, published) in syncs.items()
-    ]
-    return found, parts
+    what = f"sync to {spec.config.num_workers}, {spec.threads} threads each"
+    return Sync(what=what, num_bytes=num_bytes, seconds=whole[1:], publish=publish[1:])
 
 
 def _copies(num_bytes: int) -> dict[str, float]:
@@ -156,7 +160,7 @@ class RatedGroup(TrainerGroup):
 
 async def _parts(group: RatedGroup, spec: RolloutSpec, rounds: int) -> list[Part]:
     """The rank's and one worker's, `rounds` times."""
-    worker = ray.remote(PartsWorker).options(runtime_env={"env_vars": environment(spec)}).remote(spec, "parts")
+    worker: Any = ray.remote(PartsWorker).options(runtime_env={"env_vars": environment(spec)}).remote(spec, "parts")
     await worker.start.remote()
     found: dict[str, list[float]] = {}
     for version in range(rounds + 1):
@@ -181,9 +185,10 @@ def _learner_spec(folder: Path) -> LearnerSpec:
 
 
 def _rollout_spec(folder: Path, num_engines: int) -> RolloutSpec:
-    """Engines of one thread each."""
-    config = RolloutConfig(num_workers=num_engines, threads_per_worker=1)
-    return RolloutSpec(model_path=str(folder), config=config, max_model_len=128, stop_token_ids=())
+    """Engines that share the cores, as those of a run."""
+    config = RolloutConfig(num_workers=num_engines)
+    threads = engine_threads(config, ClusterConfig(), use_gpu=False)
+    return RolloutSpec(model_path=str(folder), config=config, max_model_len=128, stop_token_ids=(), threads=threads)
 
 
 def table(found: Sequence[Sync], parts: Sequence[Part]) -> str:
@@ -197,24 +202,24 @@ def table(found: Sequence[Sync], parts: Sequence[Part]) -> str:
         lines.append(f"| {sync.what} | {1e3 * sync.median:.0f} | {publish} | {speed} |")
     lines += ["", "| part | ms |", "|---|---|"]
     lines += [f"| {part.what} | {1e3 * median(part.seconds):.1f} |" for part in parts]
-    one, several = (sync.median for sync in found if sync.publish) if len(found) > 3 else (0.0, 0.0)
-    if one:
-        lines += ["", f"{found[-1].what} took {several / one:.2f} times as long as to 1"]
+    syncs = [sync for sync in found if sync.publish]
+    for sync in syncs[1:]:
+        lines += ["", f"{sync.what}: {sync.median / syncs[0].median:.2f} times as long as {syncs[0].what}"]
     return "\n".join(lines)
 
 
 def main() -> None:
     """Measure, and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--engines", type=int, default=4)
+    parser.add_argument("--engines", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--size", default="100M", help="of benchmarks/rollout.py")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "policy"
         make_policy(folder, asked.size)
-        with ray_session(ClusterConfig(), num_cpus=asked.engines + 2):
+        with ray_session(ClusterConfig(), num_cpus=max(asked.engines) + 2):
             found, parts = asyncio.run(measure(folder, asked.engines, asked.rounds))
     print(f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, {found[0].num_bytes / 1e6:.0f} MB")
     print(table(found, parts))
