@@ -27,6 +27,11 @@ def environment(spec: RolloutSpec) -> dict[str, str]:
         "VLLM_CPU_KVCACHE_SPACE": str(spec.config.kv_cache_gib),
         "GOMP_SPINCOUNT": "0",  # threads that spin while they wait starve the other workers of the host
         "OMP_WAIT_POLICY": "passive",
+        # A load makes and drops all packed weights. From one arena that keeps what is freed, their pages are there
+        # already; else the system gives and zeroes each one anew, which takes longer than to fill it.
+        "MALLOC_ARENA_MAX": "1",
+        "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     }
 
 

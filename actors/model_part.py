@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from vllm.config import ModelConfig
 from vllm.distributed import get_tp_group
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from actors.sampler import SeededSampler
@@ -24,6 +24,8 @@ class ModelPart:
         self._use_gpu = use_gpu
         self._model: torch.nn.Module = runner.get_model()
         self._batch, self._requests = runner.input_batch, runner.requests
+        if not use_gpu:
+            spare_embedding_kernels(self._model)
         group = get_tp_group()
         # All parts see the same logits, but a GPU's cumulative sums may round otherwise each time: one part draws.
         agreed = group.broadcast if group.world_size > 1 else None
@@ -70,6 +72,21 @@ def forget_expert_kernels(model: torch.nn.Module) -> None:
         method: Any = getattr(module, "quant_method", None)
         if hasattr(method, "moe_kernel"):
             method.moe_kernel = None
+
+
+def spare_embedding_kernels(model: torch.nn.Module) -> None:
+    """Have input embeddings keep no packed copy of themselves, where a head of its own makes the logits.
+
+    On CPUs vLLM packs every embedding for a product that is the head's alone: at each load as long as the head takes,
+    and as much memory.
+    """
+    embeddings = [module for module in model.modules() if isinstance(module, VocabParallelEmbedding)]
+    if not any(isinstance(module, ParallelLMHead) for module in embeddings):
+        return
+    for module in embeddings:
+        if not isinstance(module, ParallelLMHead) and hasattr(module, "cpu_linear"):
+            del module.cpu_linear
+            module.quant_method.process_weights_after_loading = lambda layer: None
 
 
 def repack_tied_head(model: torch.nn.Module) -> None:

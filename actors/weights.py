@@ -11,6 +11,7 @@ This is the transport for CPUs and, by way of host memory, for GPUs. Broadcastin
 import asyncio
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,11 @@ def publish(version: int, buckets: Iterable[Sequence[NamedTensor]]) -> Weights:
 
 def _send(tensors: Sequence[NamedTensor]) -> Bucket:
     contents = [as_bytes(tensor) for _, tensor in tensors]
+    with ThreadPoolExecutor(1) as beside:
+        checksum = beside.submit(digest, contents)
+        handle = ray.put(contents)
     return Bucket(
-        facts=tuple(facts_of(name, tensor) for name, tensor in tensors),
-        checksum=digest(contents),
-        handle=ray.put(contents),
+        facts=tuple(facts_of(name, tensor) for name, tensor in tensors), checksum=checksum.result(), handle=handle
     )
 
 

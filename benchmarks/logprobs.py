@@ -1,14 +1,19 @@
 """Memory and time of log-probs from hidden states: fused and chunked, against logits of the whole batch.
 
-Run: OMP_NUM_THREADS=1 python -m benchmarks.logprobs [REPEATS]
+Run: OMP_NUM_THREADS=1 python -m benchmarks.logprobs [REPEATS] [--json FILE]
 Each figure comes from a process of its own, since a peak can't be taken back.
 """
 
+import argparse
+import json
 import resource
-import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -20,25 +25,54 @@ _P, _D, _V = 2048, 256, 32_000
 _VARIANTS = ("fused", "fused, entropy in the loss", "naive", "naive, entropy in the loss")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One variant: CPU seconds of a pass and the growth of its process's peak in MiB, once a process."""
+
+    variant: str
+    seconds: list[float]
+    peaks: list[float]
+
+
 def main() -> None:
-    """Print medians over `REPEATS` processes of each variant, taken in turn."""
-    if len(sys.argv) == 3 and sys.argv[1] == "--variant":
-        measure(sys.argv[2])
+    """Print medians over the processes of each variant."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("repeats", type=int, nargs="?", default=5)
+    parser.add_argument("--variant", help="run this one alone, in this process")
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    if asked.variant:
+        run_variant(asked.variant)
         return
-    repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    found = measure(asked.repeats)
+    print(f"P={_P} positions, D={_D}, V={_V}, float32, forward + backward, {asked.repeats} processes each")
+    print(table(found))
+    if asked.json:
+        asked.json.write_text(json.dumps([asdict(each) for each in found], indent=1))
+
+
+def measure(repeats: int) -> list[Measured]:
+    """Every variant `repeats` times, in turn."""
     results: dict[str, list[tuple[float, float]]] = {name: [] for name in _VARIANTS}
     for _ in range(repeats):
         for name, values in results.items():
             values.append(_in_own_process(name))
-    print(f"P={_P} positions, D={_D}, V={_V}, float32, forward + backward, {repeats} processes each")
-    print("| variant | peak MiB | median CPU s | min - max |\n|---|---|---|---|")
-    for name, values in results.items():
-        seconds, peaks = zip(*values, strict=True)
-        spread = f"{min(seconds):.2f} - {max(seconds):.2f}"
-        print(f"| {name} | {statistics.median(peaks):.0f} | {statistics.median(seconds):.2f} | {spread} |")
+    return [
+        Measured(variant=name, seconds=[seconds for seconds, _ in values], peaks=[peak for _, peak in values])
+        for name, values in results.items()
+    ]
 
 
-def measure(variant: str) -> None:
+def table(found: Sequence[Measured]) -> str:
+    """Medians and spread."""
+    lines = ["| variant | peak MiB | median CPU s | min - max |", "|---|---|---|---|"]
+    for each in found:
+        spread = f"{min(each.seconds):.2f} - {max(each.seconds):.2f}"
+        lines.append(f"| {each.variant} | {median(each.peaks):.0f} | {median(each.seconds):.2f} | {spread} |")
+    return "\n".join(lines)
+
+
+def run_variant(variant: str) -> None:
     """Print CPU seconds and the growth of the process's peak, in MiB, for one forward and backward pass."""
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -1,13 +1,16 @@
 """What packing saves: forward and backward of one step, packed in several ways, against padded batches.
 
-Run: OMP_NUM_THREADS=1 python -m benchmarks.packing [REPEATS]
+Run: OMP_NUM_THREADS=1 python -m benchmarks.packing [REPEATS] [--json FILE]
 """
 
-import statistics
-import sys
+import argparse
+import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -30,15 +33,32 @@ Lengths = Sequence[int]
 Pass = Callable[[PolicyModel, Sequence[list[int]]], float]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One variant on sequences of some lengths: CPU seconds of a step, once a round."""
+
+    lengths: str
+    variant: str
+    seconds: list[float]
+
+
 def main() -> None:
     """Print a table for each distribution of lengths."""
-    repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("repeats", type=int, nargs="?", default=5)
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
     torch.set_num_threads(1)
     AttentionInterface.register("loop", attend_one_by_one)
     AttentionMaskInterface.register("loop", lambda *args, **kwargs: None)
+    found: list[Measured] = []
     for title, lengths in (("512 sequences of 32 tokens", [32] * 512), ("long tail", long_tail())):
         print(f"\n{title}: {len(lengths)} sequences, {sum(lengths)} tokens, longest {max(lengths)}")
-        report(measure(lengths, repeats))
+        measured = measure(title, lengths, asked.repeats)
+        print(table(measured))
+        found += measured
+    if asked.json:
+        asked.json.write_text(json.dumps([asdict(each) for each in found], indent=1))
 
 
 def long_tail() -> Lengths:
@@ -47,7 +67,7 @@ def long_tail() -> Lengths:
     return [int(length) for length in draws.clip(16, 1024)]
 
 
-def measure(lengths: Lengths, repeats: int) -> dict[str, list[float]]:
+def measure(title: str, lengths: Lengths, repeats: int) -> list[Measured]:
     """CPU seconds of each variant, `repeats` times in turn; other work moves them less than wall time.
 
     A first round warms up, and holds every variant's gradients against the first one's.
@@ -78,16 +98,17 @@ def measure(lengths: Lengths, repeats: int) -> dict[str, list[float]]:
             gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
             reference = gradient if reference is None else reference
             torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-4 * float(reference.abs().max()))
-    return seconds
+    return [Measured(lengths=title, variant=name, seconds=values) for name, values in seconds.items()]
 
 
-def report(seconds: dict[str, list[float]]) -> None:
+def table(found: Sequence[Measured]) -> str:
     """Medians, spread, and how many times as long as the first variant."""
-    base = statistics.median(next(iter(seconds.values())))
-    print("| variant | median CPU s | min - max | x segments |\n|---|---|---|---|")
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        print(f"| {name} | {median:.2f} | {min(values):.2f} - {max(values):.2f} | {median / base:.2f} |")
+    base = median(found[0].seconds)
+    lines = ["| variant | median CPU s | min - max | x segments |", "|---|---|---|---|"]
+    for each in found:
+        middle, spread = median(each.seconds), f"{min(each.seconds):.2f} - {max(each.seconds):.2f}"
+        lines.append(f"| {each.variant} | {middle:.2f} | {spread} | {middle / base:.2f} |")
+    return "\n".join(lines)
 
 
 def packed_pass(model: PolicyModel, sequences: Sequence[list[int]]) -> float:
@@ -96,7 +117,9 @@ def packed_pass(model: PolicyModel, sequences: Sequence[list[int]]) -> float:
     total = 0.0
     (micro_batches,) = plan_micro_batches([[item] for item in items], num_ranks=1, tokens_per_micro_batch=_BUDGET)
     for micro_batch in micro_batches:
-        logprobs, _ = model(pack_tokens([sequences[item.row] for item in micro_batch]))
+        packed = pack_tokens([sequences[item.row] for item in micro_batch])
+        every = torch.arange(packed.num_tokens)  # what sequences begin with by chance is not shared: others can't
+        logprobs, _ = model(replace(packed, distinct=every, distinct_ids=every))
         logprobs.sum().backward()
         total += float(logprobs.detach().sum())
     return total

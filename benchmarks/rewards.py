@@ -1,6 +1,6 @@
 """How fast the math reward judges, and that hostile answers slow nobody else down.
 
-OMP_NUM_THREADS=1 python -m benchmarks.rewards [--data FOLDER with gsm8k/model_solutions.jsonl]
+OMP_NUM_THREADS=1 python -m benchmarks.rewards [--data FOLDER with gsm8k/model_solutions.jsonl] [--json FILE]
 """
 
 import argparse
@@ -9,6 +9,8 @@ import json
 import re
 import time
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from configs.schema.rewards import RewardPoolConfig, RewardSpec
@@ -16,24 +18,47 @@ from rewards.contract import RewardInput
 from rewards.pool import RewardPool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One figure. `detail`: what came beside it."""
+
+    what: str
+    value: float
+    unit: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        detail = f"; {self.detail}" if self.detail else ""
+        return f"{self.what}: {self.value:,.{0 if self.value >= 100 else 2}f} {self.unit}{detail}"
+
+
 def main() -> None:
     """Print one line a measurement."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared/data")
-    folder = parser.parse_args().data
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    found = []
+    for each in measure(asked.data):
+        print(each, flush=True)
+        found.append(each)
+    if asked.json:
+        asked.json.write_text(json.dumps([asdict(each) for each in found], indent=1))
+
+
+def measure(folder: Path) -> Iterator[Measured]:
+    """All of it, in turn. `folder`: where the model solutions are; without them, those are left out."""
     started = time.perf_counter()
     pool = _pool("boxed")
-    print(f"start of a pool with one process: {time.perf_counter() - started:.2f} s")
-    one_core()
-    short_answers(pool)
-    hang_then_recover(pool)
-    asyncio.run(loop_stays_free(pool))
+    yield Measured(what="start of a pool with one process", value=time.perf_counter() - started, unit="s")
+    yield from one_core()
+    yield short_answers(pool)
+    yield hang_then_recover(pool)
+    yield asyncio.run(loop_stays_free(pool))
     pool.close()
     path = folder / "gsm8k/model_solutions.jsonl"
     if path.is_file():
-        gsm8k(path)
-    else:
-        print(f"GSM8K: {path} is not here")
+        yield from gsm8k(path)
 
 
 def _pool(marker: str) -> RewardPool:
@@ -46,7 +71,7 @@ def _item(response: str, answer: str) -> RewardInput:
     return RewardInput(prompt="", response=response, answer=answer)
 
 
-def short_answers(pool: RewardPool) -> None:
+def short_answers(pool: RewardPool) -> Measured:
     """Batches that texts and exact numbers decide, as in the arithmetic demonstration."""
     times = []
     for batch in range(20):
@@ -56,11 +81,15 @@ def short_answers(pool: RewardPool) -> None:
         pool.score_blocking(items)
         times.append(time.perf_counter() - started)
     times.sort()
-    print(f"512 short answers: median {1e3 * times[10]:.1f} ms, worst {1e3 * times[-1]:.1f} ms", end="; ")
-    print(f"{512 / times[10]:,.0f} verdicts/s with one process")
+    return Measured(
+        what="512 short answers, one process",
+        value=512 / times[10],
+        unit="verdicts/s",
+        detail=f"median {1e3 * times[10]:.1f} ms, worst {1e3 * times[-1]:.1f} ms",
+    )
 
 
-def one_core() -> None:
+def one_core() -> Iterator[Measured]:
     """CPU seconds of the rule itself, without the pool: what a verdict costs on an idle machine."""
     from rewards.math_answer import score_math
 
@@ -72,17 +101,19 @@ def one_core() -> None:
         started = time.process_time()
         for item in items:
             score_math(item)
-        print(f"one core, {name}: {len(items) / (time.process_time() - started):,.0f} verdicts/s of CPU time")
+        rate = len(items) / (time.process_time() - started)
+        yield Measured(what=f"one core, {name}", value=rate, unit="verdicts/s of CPU time")
 
 
-def hang_then_recover(pool: RewardPool) -> None:
+def hang_then_recover(pool: RewardPool) -> Measured:
     """What one answer that hangs costs beyond its own limit of a second."""
     started = time.perf_counter()
     pool.score_blocking([_item(r"\boxed{9^{9^{9^{9}}}}", "42"), _item(r"\boxed{\frac{84}{2}}", "42")])
-    print(f"an answer that hangs, and the next one: {time.perf_counter() - started:.2f} s (limit 1 s)")
+    seconds = time.perf_counter() - started
+    return Measured(what="an answer that hangs, and the next one", value=seconds, unit="s", detail="the limit is 1 s")
 
 
-async def loop_stays_free(pool: RewardPool) -> None:
+async def loop_stays_free(pool: RewardPool) -> Measured:
     """1,000 verdicts, 5 % of them hostile, while the same event loop wakes every 5 ms."""
     items = [_item(f"\\boxed{{{number}}}", str(number)) for number in range(1000)]
     items[::20] = [_item(f"\\boxed{{9^{{9^{{9^{{{number}}}}}}}}}", "42") for number in range(2, 52)]
@@ -93,13 +124,15 @@ async def loop_stays_free(pool: RewardPool) -> None:
         await asyncio.sleep(0.005)
         longest, before = max(longest, time.perf_counter() - before), time.perf_counter()
     statuses = Counter(score.status.value for score in task.result())
-    print(
-        f"1,000 verdicts, 50 hostile: {time.perf_counter() - started:.1f} s, {dict(statuses)}, "
-        f"longest pause of the event loop {1e3 * longest:.0f} ms"
+    return Measured(
+        what="1,000 verdicts, 50 hostile",
+        value=time.perf_counter() - started,
+        unit="s",
+        detail=f"{dict(statuses)}, longest pause of the event loop {1e3 * longest:.0f} ms",
     )
 
 
-def gsm8k(path: Path) -> None:
+def gsm8k(path: Path) -> Iterator[Measured]:
     """All published solutions in four presentations: agreement with the published verdict, and speed."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     for marker, form in {"boxed": "\\boxed{%s}", "hashes": "#### %s", "answer_is": "Answer: %s", "raw": "%s"}.items():
@@ -113,7 +146,12 @@ def gsm8k(path: Path) -> None:
         seconds = time.perf_counter() - started
         pool.close()
         agree = sum((score.value == 1.0) == row["is_correct"] for score, row in zip(scores, rows, strict=True))
-        print(f"GSM8K, marker {marker}: {agree} of {len(rows)} agree, {len(rows) / seconds:,.0f} verdicts/s")
+        yield Measured(
+            what=f"GSM8K, marker {marker}",
+            value=len(rows) / seconds,
+            unit="verdicts/s",
+            detail=f"{agree} of {len(rows)} agree",
+        )
 
 
 if __name__ == "__main__":
