@@ -41,6 +41,9 @@ from metrics.waits import waited
 
 logger = logging.getLogger(__name__)
 
+HARVESTS_PER_SECOND = 200  # of all workers together, at most
+LONGEST_PAUSE_SECONDS = 0.5  # of one worker between two of its own, however many there are
+
 
 class FleetFailed(RuntimeError):
     """The fleet can sample no more: it was closed, or its workers are gone for good."""
@@ -48,6 +51,8 @@ class FleetFailed(RuntimeError):
 
 class RolloutFleet:
     """Fulfils `trainers.roles.Rollouts`. All methods belong to one event loop."""
+
+    handle_class = WorkerHandle
 
     def __init__(
         self, spec: RolloutSpec, *, room: Room | None = None, seconds_to_place: float = SECONDS_TO_PLACE
@@ -200,7 +205,7 @@ class RolloutFleet:
     async def _fill(self, name: str, number: int) -> None:
         """One process in a place, from its start until it is lost (WorkerLost) or drained."""
         async with self._place(name, number) as options:
-            worker = WorkerHandle(name, self._spec, options)
+            worker = self.handle_class(name, self._spec, options)
             try:
                 self.facts[name] = await worker.start()
                 self._starting.remove(name)
@@ -267,6 +272,8 @@ class RolloutFleet:
                 self.leases.settle(group, block, worker)
             self._changes.tell()
             self.leases.request_dispatch()
+            # What finishes meanwhile comes in one message: each costs the driver a millisecond.
+            await asyncio.sleep(min(len(self.workers) / HARVESTS_PER_SECOND, LONGEST_PAUSE_SECONDS))
 
     async def _keep_pace(self) -> None:
         """Watch for workers that are slower than the others, for ever."""

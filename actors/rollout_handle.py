@@ -65,13 +65,17 @@ class WorkerHandle(Lessee):
         self._is_sending = asyncio.Lock()
         self._sampling_since: float | None = None
         self._num_assigned = 0  # samples, since the start
+        self.actor = self._employ(spec, options)
+
+    def _employ(self, spec: RolloutSpec, options: Mapping[str, Any]) -> Any:
+        """A new process for it, as a Ray actor."""
         # With Ray's own restarts an actor would come back without weights and unknown to its fleet.
         defaults = {"runtime_env": {"env_vars": environment(spec)}, "max_restarts": 0}
         taken = resources(spec)
-        self.actor: Any = (
+        return (
             ray.remote(RolloutWorker)
-            .options(**defaults, name=actor_name(name), num_cpus=taken["CPU"], num_gpus=taken["GPU"], **options)
-            .remote(spec, name)
+            .options(**defaults, name=actor_name(self.name), num_cpus=taken["CPU"], num_gpus=taken["GPU"], **options)
+            .remote(spec, self.name)
         )
 
     async def start(self) -> StartFacts:

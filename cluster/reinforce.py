@@ -17,6 +17,7 @@ from algorithms.table import resolve
 from cluster import rl_specs
 from cluster.colocation import arranged
 from cluster.folder import RunFolder
+from cluster.garbage import collected_rarely
 from cluster.gold import GoldScorers, GuardedParts, make_guard
 from cluster.guarding import Guard
 from cluster.inputs import make_mixer, prompt_tables, reward_examples, sequence_limit, trained_tokenizer
@@ -181,7 +182,7 @@ async def _train(
     )
     observer = RlObserver(run, roles=roles, meter=meter, folder=folder, held_out=held_out, saver=saver)
     steering.follow(loop.standing, meter)
-    with steering.stop.ends(loop.stop, loop.give_up):
+    with steering.stop.ends(loop.stop, loop.give_up), collected_rarely():
         try:
             await loop.run(observer)
         except (FleetFailed, RewardOutage) as failure:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from algorithms.table import resolve
+from cluster.garbage import collected_rarely
 from cluster.plan import speed_model
 from cluster.plan_machines import Machines
 from cluster.plan_sizes import read_sizes
@@ -114,7 +115,7 @@ def long_tail(mean: float, sigma: float, longest: int, *, seed: int = 0) -> list
 def simulate(run: RlRun, timing: Timing) -> Simulation:
     """The run's steps, with its workers, staleness, batch shape and algorithm."""
     started = time.process_time()
-    with watched_by(None, math.inf):  # modelled work takes as long as the model says
+    with collected_rarely(), watched_by(None, math.inf):  # modelled work takes as long as the model says
         watch, took = run_virtually(_simulate(run, timing))
     skip = min(run.rollout.max_staleness + 1, run.num_steps - 1)
     return Simulation(

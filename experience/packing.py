@@ -86,15 +86,18 @@ def plan_micro_batches(
     items = list(chain.from_iterable(groups))
     for item in items:
         _check_length(item, tokens_per_micro_batch)
-    numbers = {item: number for number, group in enumerate(groups) for item in group}
-    places = {item: place for place, item in enumerate(items)}
+    # By identity: there are many items, and to hash one is to hash all its fields.
+    numbers = {id(item): number for number, group in enumerate(groups) for item in group}
+    places = {id(item): place for place, item in enumerate(items)}
     num_passes = _least_passes(items, num_ranks, tokens_per_micro_batch)
     while True:
         plans = []
         for share in _UNIT_SHARES:
             units = _units(groups, share * tokens_per_micro_batch)
             if (bins := _fill(units, num_passes * num_ranks, tokens_per_micro_batch)) is not None:
-                plans.append(_deal([tuple(sorted(members, key=places.__getitem__)) for members in bins], num_ranks))
+                plans.append(
+                    _deal([tuple(sorted(members, key=lambda item: places[id(item)])) for members in bins], num_ranks)
+                )
         if plans:
             return min(plans, key=lambda plan: _cost(plan, numbers))
         num_passes += 1
@@ -114,16 +117,16 @@ def _units(groups: Sequence[Sequence[Item]], limit: float) -> list[MicroBatch]:
     return units
 
 
-def _cost(plan: Sequence[Sequence[MicroBatch]], numbers: Mapping[Item, int]) -> int:
-    """Tokens that are computed: in each pass, those of its slowest rank. `numbers`: the group of each item."""
+def _cost(plan: Sequence[Sequence[MicroBatch]], numbers: Mapping[int, int]) -> int:
+    """Tokens that are computed: in each pass, those of its slowest rank. `numbers`: each item's group, by its id."""
     return sum(
         max(_num_computed(micro_batch, numbers) for micro_batch in of_pass) for of_pass in zip(*plan, strict=True)
     )
 
 
-def _num_computed(micro_batch: MicroBatch, numbers: Mapping[Item, int]) -> int:
+def _num_computed(micro_batch: MicroBatch, numbers: Mapping[int, int]) -> int:
     """Tokens of a micro-batch, where what the loss doesn't count is taken for what a group has in common."""
-    common = {numbers[item]: item.num_tokens - item.num_loss_tokens for item in micro_batch}
+    common = {numbers[id(item)]: item.num_tokens - item.num_loss_tokens for item in micro_batch}
     return sum(common.values()) + sum(item.num_loss_tokens for item in micro_batch)
 
 

@@ -35,6 +35,7 @@ ALLOWED = {
         "ds_to_universal",
     ): "DeepSpeed's conversion unpickles; the signature is checked before",
     ("actors/engine_environment.py", "VLLM_ALLOW_INSECURE_SERIALIZATION"): "sets it to 0, whatever the user's own is",
+    ("benchmarks/modelled_workers.py", "pickle"): "reads what it wrote itself a moment before, as Ray does for actors",
     ("benchmarks/plan.py", "pickle"): "reads what benchmarks/plan_memory.py wrote on this machine a moment before",
     ("benchmarks/plan_memory.py", "pickle"): "writes that file",
 }
