@@ -30,10 +30,11 @@ _PRETRAIN: dict[str, list[str]] = {
         "model.new.num_layers=6",
         "model.new.num_heads=6",
         "num_steps=80",
+        "sequences_per_step=12",
         "optimizer.learning_rate=1e-3",
     ],
 }
-_SFT: dict[str, list[str]] = {"1m": [], "10m": ["num_steps=80", "optimizer.learning_rate=7e-4"]}
+_SFT: dict[str, list[str]] = {"1m": [], "10m": ["num_steps=80", "sequences_per_step=32", "optimizer.learning_rate=7e-4"]}
 
 
 def make(case: Case, models: Path) -> Path:
