@@ -34,7 +34,10 @@ _PRETRAIN: dict[str, list[str]] = {
         "optimizer.learning_rate=1e-3",
     ],
 }
-_SFT: dict[str, list[str]] = {"1m": [], "10m": ["num_steps=80", "sequences_per_step=32", "optimizer.learning_rate=7e-4"]}
+_SFT: dict[str, list[str]] = {
+    "1m": [],
+    "10m": ["num_steps=80", "sequences_per_step=32", "optimizer.learning_rate=7e-4"],
+}
 
 
 def make(case: Case, models: Path) -> Path:
