@@ -43,7 +43,7 @@ def test_a_line_is_read_when_it_is_whole_and_of_a_step(tmp_path: Path) -> None:
 def test_a_summary_leaves_the_first_steps_out_of_medians_alone() -> None:
     seconds = [9.0, 8.0, 1.0, 3.0, 2.0]
     lines = [{"seconds": each, "length": 10.0, "reward": 0.5, "train": each / 2} for each in seconds]
-    steps = Steps(lines=lines, cpu_seconds=20.0, peak_bytes=2**31, first_step=30.0)
+    steps = Steps(lines=lines, cpu_seconds=4.0, peak_bytes=2**31, first_step=30.0)
     found = summary(steps, NAMED, num_samples=4)
     assert (found.seconds, found.tokens_per_second, found.parts["train"], found.parts["sync"]) == (2.0, 20.0, 1.0, 0.0)
     assert (found.cpu_seconds, found.peak_gib) == (4.0, 2.0)
