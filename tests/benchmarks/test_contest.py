@@ -13,6 +13,7 @@ from benchmarks.contest.measured import Measured, Steps, load, read, save, summa
 from benchmarks.contest.stored import load_ratios, store_ratios, worse
 from benchmarks.contest.table import page, ratios, table
 from benchmarks.contest.work import rows_per_micro_batch
+from benchmarks.quick import settle
 
 FLOOR = Measured(
     case="1m-short",
@@ -105,6 +106,15 @@ def test_ratios_are_kept_without_the_floors(tmp_path: Path) -> None:
 def test_a_missing_file_of_ratios_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="--store"):
         load_ratios(tmp_path / "ratios.json")
+
+
+def test_a_quick_run_passes_what_it_kept_and_fails_what_is_worse(tmp_path: Path) -> None:
+    path = tmp_path / "ratios.json"
+    same = [FLOOR, replace(FLOOR, contestant="synchronous", seconds=2.2)]
+    assert settle(same, path, store=True) == f"{path} has this machine's ratios"
+    assert settle(same, path, store=False) == f"no ratio is 15% worse than {path} has it"
+    with pytest.raises(SystemExit, match="36% worse"):
+        settle([FLOOR, replace(FLOOR, contestant="synchronous", seconds=3.0)], path, store=False)
 
 
 def test_a_micro_batch_fits_when_every_sample_is_longest() -> None:
