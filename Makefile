@@ -36,8 +36,8 @@ $(BENCH)/ready: requirements-bench.lock
 demo: setup
 	$(BIN)/wutong demo
 
-# Every contestant, two sizes of model, short and long-tailed responses, three rounds: two hours on two cores. Policies are
-# made once; what benchmarks/results/steps.json has already is kept and added to.
+# Every contestant, two sizes of model, short and long-tailed responses, three rounds: some two hours on two cores (estimated).
+# Policies are made once; what benchmarks/results/steps.json has already is kept and added to.
 bench: bench-setup
 	$(BIN)/python -m benchmarks.steps
 

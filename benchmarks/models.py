@@ -30,25 +30,36 @@ _PRETRAIN: dict[str, list[str]] = {
         "model.new.num_layers=6",
         "model.new.num_heads=6",
         "num_steps=80",
+        "sequences_per_step=12",
         "optimizer.learning_rate=1e-3",
     ],
 }
-_SFT: dict[str, list[str]] = {"1m": [], "10m": ["num_steps=80", "optimizer.learning_rate=7e-4"]}
+_SFT: dict[str, list[str]] = {
+    "1m": [],
+    "10m": ["num_steps=80", "sequences_per_step=32", "optimizer.learning_rate=7e-4"],
+}
 
 
 def make(case: Case, models: Path) -> Path:
     """The export of a case's policy; what is there is not made again."""
-    export = models / case.size / case.shape / "export"
-    if export.exists():
-        return export
     if case.shape == "tailed":
         write_mixture(models)
-    pretrained = models / case.size / "pretrain" / "export"
-    if not pretrained.exists():
-        _train("pretrain", models / case.size, "pretrain", _PRETRAIN[case.size])
-    settings = [f"model.path={pretrained}", *data_settings(case.shape, models), *_SFT[case.size]]
-    _train("sft", models / case.size, case.shape, [*settings, "max_sequence_tokens=256"])
+    folder = models / case.size
+    export = folder / case.shape / "export"
+    for recipe, name, settings in stages(case, models):
+        if not (export.exists() or (folder / name / "export").exists()):
+            _train(recipe, folder, name, settings)
     return export
+
+
+def stages(case: Case, models: Path) -> list[tuple[str, str, list[str]]]:
+    """Recipe, name of the run and overrides of each stage, in order; cases of a size share the first one."""
+    pretrained = models / case.size / "pretrain" / "export"
+    sft = [f"model.path={pretrained}", *data_settings(case.shape, models), "max_sequence_tokens=256"]
+    return [
+        ("configs/arithmetic/pretrain.yaml", "pretrain", _PRETRAIN[case.size]),
+        ("configs/arithmetic/sft.yaml", case.shape, sft + _SFT[case.size]),
+    ]
 
 
 def write_mixture(models: Path) -> None:
@@ -64,7 +75,7 @@ def write_mixture(models: Path) -> None:
 
 def _train(recipe: str, folder: Path, name: str, settings: Sequence[str]) -> None:
     print(f"making {folder / name}: some minutes, once", flush=True)
-    command = [_WUTONG, "train", f"configs/arithmetic/{recipe}.yaml", f"output_dir={folder}", f"name={name}"]
+    command = [_WUTONG, "train", recipe, f"output_dir={folder}", f"name={name}"]
     subprocess.run([*command, "logging.tensorboard=false", *settings], check=True, stdout=subprocess.DEVNULL)
 
 

@@ -8,11 +8,13 @@ asynchronous, interleaved; medians of ratios within a round, so that a busy minu
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import models, steps
 from benchmarks.contest.machine import machine
-from benchmarks.contest.stored import load_ratios, store_ratios, worse
+from benchmarks.contest.measured import Measured
+from benchmarks.contest.stored import WORSE, load_ratios, store_ratios, worse
 from benchmarks.contest.table import ratios, table
 
 _CONTESTANTS = ("floor", "synchronous", "asynchronous")
@@ -28,17 +30,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
     asked = parser.parse_args()
-    kept = {} if asked.store else load_ratios(asked.ratios)
+    if not asked.store:
+        load_ratios(asked.ratios)  # a missing file is told before minutes are spent
     with tempfile.TemporaryDirectory() as folder:
         asked.cases, asked.contestants, asked.out = ["1m-short"], _CONTESTANTS, Path(folder) / "quick.json"
         found = steps.contest(asked)
     print(table(found))
-    if asked.store:
-        store_ratios(asked.ratios, ratios(found), machine())
-        return
-    if slower := worse(kept, ratios(found)):
+    print(settle(found, asked.ratios, store=asked.store))
+
+
+def settle(found: Sequence[Measured], path: Path, *, store: bool) -> str:
+    """Keep the ratios, or compare them with the kept ones: what came of it, or a SystemExit with what is worse."""
+    if store:
+        store_ratios(path, ratios(found), machine())
+        return f"{path} has this machine's ratios"
+    if slower := worse(load_ratios(path), ratios(found)):
         raise SystemExit("; ".join(slower))
-    print(f"no ratio is 15 % worse than {asked.ratios} has it")
+    return f"no ratio is {WORSE:.0%} worse than {path} has it"
 
 
 if __name__ == "__main__":

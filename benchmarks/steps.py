@@ -4,7 +4,7 @@
         [--steps 12] [--models runs/contest] [--out benchmarks/results/steps.json]
 
 Each round starts every contestant anew. Its first steps are left out of the medians; CPU seconds and memory (PSS)
-are those of its whole process tree. What the file of `--out` has is kept, so that the rounds of a case can be measured
+are those of its process tree. What the file of `--out` has is kept, so that the rounds of a case can be measured
 in several calls; a page of tables is written beside it.
 """
 

@@ -141,12 +141,12 @@ def problems(work: Work, tokenizer: Any) -> Dataset:
 
 
 def prepare_vllm() -> None:
-    """What TRL's colocated engine needs on a CPU; TRL has no setting for either."""
+    """What TRL's colocated engine needs here; TRL has no setting for it."""
     import vllm._custom_ops
     from trl.generation import vllm_generation
 
-    # Without a compiler's passes, as every contestant's engine here; they would be made for each shape.
-    vllm_generation.LLM = partial(vllm_generation.LLM, enforce_eager=True)
+    # vLLM takes bfloat16 for a float32 model that says nothing; every contestant's engine here is uncompiled float32.
+    vllm_generation.LLM = partial(vllm_generation.LLM, dtype="float32", enforce_eager=True)
     # TRL loads one parameter at a time, which oneDNN's packed weights would not see; plain linears do.
     vllm._custom_ops._supports_onednn = False
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import tempfile
 import time
@@ -17,7 +18,9 @@ from benchmarks.contest.contestants import Start, start_of
 
 WARM_STEPS = 2
 PARTS = ("generate", "score", "logprobs", "train", "sync", "other")
-_LOOK_SECONDS = 0.5
+_LOOK_SECONDS = 1.0  # reading the memory of gigabytes takes tens of milliseconds
+# Ray's workers step back where others want the cores; here they don't, so that a busy machine slows all alike.
+_ENVIRONMENT = {"RAY_worker_niceness": "0"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +34,7 @@ class Measured:
     tokens_per_second: float  # response tokens over the whole step
     length: float  # response tokens of a sample
     parts: dict[str, float]
-    cpu_seconds: float  # of a step: all of the run's, start included, over its steps
+    cpu_seconds: float  # of a step; the start, with the first step, is left out
     peak_gib: float
     first_step: float  # seconds from the start to the end of the first step
     rewards: list[float]  # of each step
@@ -69,7 +72,7 @@ class Steps:
     """What a run wrote by step, under our names, and what its processes took."""
 
     lines: list[dict[str, float]]
-    cpu_seconds: float
+    cpu_seconds: float  # of a step after the first ones that were seen
     peak_bytes: int
     first_step: float
 
@@ -81,16 +84,23 @@ def watch(contestant: str, recipe: str, settings: Sequence[str]) -> Steps:
         printed, complaints = Path(folder) / "stdout", Path(folder) / "stderr"
         began = time.perf_counter()
         with printed.open("w") as out, complaints.open("w") as errors:
-            process = subprocess.Popen(start.command, stdout=out, stderr=errors)
-        tree, first_step = Tree(process.pid), 0.0
+            process = subprocess.Popen(start.command, stdout=out, stderr=errors, env=os.environ | _ENVIRONMENT)
+        tree = Tree(process.pid)
+        first_step, num_seen, cpu_before = 0.0, 0, 0.0
         while process.poll() is None:
             tree.look()
-            if not first_step and read(start):
-                first_step = time.perf_counter() - began
+            if not num_seen and (num_seen := len(read(start))):
+                first_step, cpu_before = time.perf_counter() - began, tree.cpu_seconds
             time.sleep(_LOOK_SECONDS)
         if process.returncode:
             raise SystemExit(f"{contestant}: exit code {process.returncode}: {complaints.read_text()[-2000:]}")
-        return Steps(lines=read(start), cpu_seconds=tree.cpu_seconds, peak_bytes=tree.peak, first_step=first_step)
+        lines = read(start)
+        return Steps(
+            lines=lines,
+            cpu_seconds=(tree.cpu_seconds - cpu_before) / max(1, len(lines) - num_seen),
+            peak_bytes=tree.peak,
+            first_step=first_step,
+        )
 
 
 def read(start: Start) -> list[dict[str, float]]:
@@ -110,7 +120,7 @@ def summary(steps: Steps, named: dict[str, str | int], num_samples: int) -> Meas
         tokens_per_second=median(step["length"] * num_samples / step["seconds"] for step in counted),
         length=median(step["length"] for step in counted),
         parts={part: median(step.get(part, 0.0) for step in counted) for part in PARTS},
-        cpu_seconds=steps.cpu_seconds / len(steps.lines),
+        cpu_seconds=steps.cpu_seconds,
         peak_gib=steps.peak_bytes / 2**30,
         first_step=steps.first_step,
         rewards=[step["reward"] for step in steps.lines],

@@ -1,14 +1,16 @@
 """What a recipe's GRPO has to do, as plain JSON for a contestant that has none of wutong's packages."""
 
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from cluster.folder import RunFolder
 from cluster.inputs import prompt_tables
 from configs.schema import RlRun
 from experience.prompts import PromptStream
+from experience.records import Prompt
 from experience.tokenizer import stop_token_ids
 from trainers.schedule import learning_rate
 
@@ -42,11 +44,16 @@ def work_of(run: RlRun) -> dict[str, Any]:
         "max_grad_norm": optimizer.max_grad_norm,
         "rows_per_micro_batch": rows_per_micro_batch(
             rollout.prompts_per_step * rollout.group_size,
-            max(map(len, tokens)) + rollout.sampling.max_response_tokens,
+            max(map(len, tokens)) + min(longest_response(prompts, tokenizer), rollout.sampling.max_response_tokens),
             run.trainer.tokens_per_micro_batch,
         ),
         "seed": run.seed,
     }
+
+
+def longest_response(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of the longest response that the data set shows, with its end; what a policy after its SFT answers."""
+    return 1 + max(len(tokenizer(str(prompt.columns["response"])).input_ids) for prompt in prompts)
 
 
 def rows_per_micro_batch(num_samples: int, longest: int, limit: int) -> int:

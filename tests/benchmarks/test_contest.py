@@ -13,6 +13,7 @@ from benchmarks.contest.measured import Measured, Steps, load, read, save, summa
 from benchmarks.contest.stored import load_ratios, store_ratios, worse
 from benchmarks.contest.table import page, ratios, table
 from benchmarks.contest.work import rows_per_micro_batch
+from benchmarks.quick import settle
 
 FLOOR = Measured(
     case="1m-short",
@@ -43,7 +44,7 @@ def test_a_line_is_read_when_it_is_whole_and_of_a_step(tmp_path: Path) -> None:
 def test_a_summary_leaves_the_first_steps_out_of_medians_alone() -> None:
     seconds = [9.0, 8.0, 1.0, 3.0, 2.0]
     lines = [{"seconds": each, "length": 10.0, "reward": 0.5, "train": each / 2} for each in seconds]
-    steps = Steps(lines=lines, cpu_seconds=20.0, peak_bytes=2**31, first_step=30.0)
+    steps = Steps(lines=lines, cpu_seconds=4.0, peak_bytes=2**31, first_step=30.0)
     found = summary(steps, NAMED, num_samples=4)
     assert (found.seconds, found.tokens_per_second, found.parts["train"], found.parts["sync"]) == (2.0, 20.0, 1.0, 0.0)
     assert (found.cpu_seconds, found.peak_gib) == (4.0, 2.0)
@@ -105,6 +106,15 @@ def test_ratios_are_kept_without_the_floors(tmp_path: Path) -> None:
 def test_a_missing_file_of_ratios_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="--store"):
         load_ratios(tmp_path / "ratios.json")
+
+
+def test_a_quick_run_passes_what_it_kept_and_fails_what_is_worse(tmp_path: Path) -> None:
+    path = tmp_path / "ratios.json"
+    same = [FLOOR, replace(FLOOR, contestant="synchronous", seconds=2.2)]
+    assert settle(same, path, store=True) == f"{path} has this machine's ratios"
+    assert settle(same, path, store=False) == f"no ratio is 15% worse than {path} has it"
+    with pytest.raises(SystemExit, match="36% worse"):
+        settle([FLOOR, replace(FLOOR, contestant="synchronous", seconds=3.0)], path, store=False)
 
 
 def test_a_micro_batch_fits_when_every_sample_is_longest() -> None:

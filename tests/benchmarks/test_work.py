@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from benchmarks.contest.cases import RECIPE, data_settings
+from benchmarks import models
+from benchmarks.contest.cases import CASES, RECIPE, data_settings
 from benchmarks.contest.work import work_of
-from benchmarks.models import write_mixture
 from configs.load import load_run
 from configs.schema import RlRun
 from configs.schema.model import TokenizerConfig
@@ -38,11 +38,24 @@ def test_work_has_the_prompts_of_every_step_and_its_learning_rate(tokenizer_fold
 
 
 def test_the_mixed_problems_have_a_long_tail(tmp_path: Path) -> None:
-    write_mixture(tmp_path)
+    models.write_mixture(tmp_path)
     lengths = [len(each) for each in pq.read_table(tmp_path / "mixed.parquet")["response"].to_pylist()]
     assert max(lengths) > 4 * fmean(lengths)
     assert max(lengths) < 256
     assert data_settings("tailed", tmp_path)[1] == f"data.train={tmp_path}/mixed.parquet"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_stage_of_a_case_is_a_recipe(name: str, tmp_path: Path) -> None:
+    stages = [load_run(recipe, settings) for recipe, _, settings in models.stages(CASES[name], tmp_path)]
+    run = load_run(RECIPE, CASES[name].settings(tmp_path))
+    assert [each.stage for each in (*stages, run)] == ["pretrain", "sft", "rl"]
+    assert stages[1].model.path == str(tmp_path / CASES[name].size / "pretrain" / "export")
+
+
+def test_a_policy_that_is_there_is_not_made_again(tmp_path: Path) -> None:
+    (tmp_path / "1m" / "short" / "export").mkdir(parents=True)
+    assert models.make(CASES["1m-short"], tmp_path) == tmp_path / "1m" / "short" / "export"
 
 
 def test_the_script_for_another_environment_imports_nothing_of_ours() -> None:
