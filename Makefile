@@ -41,7 +41,7 @@ demo: setup
 bench: bench-setup
 	$(BIN)/python -m benchmarks.steps
 
-# Under five minutes on two cores, after the first time: exit code 1 where a step became 15 % slower against the floor.
+# Meant for five minutes on two cores (not timed yet), after the first time: exit code 1 where a step became 15 % slower against the floor.
 # `make bench-quick STORE=--store` keeps this machine's ratios to compare with.
 bench-quick: setup
 	$(BIN)/python -m benchmarks.quick $(STORE)

@@ -18,13 +18,17 @@ from experience.records import Batch, Item, MicroBatch, MiniBatch, TokenBlock
 _UNIT_SHARES = (1.0, 0.25, 0.0)
 
 
+def _never(_: Item) -> bool:
+    return False
+
+
 def plan_mini_batches(
     groups: Sequence[Sequence[Item]],
     *,
     num_mini_batches: int,
     num_ranks: int,
     tokens_per_micro_batch: int,
-    is_still: Callable[[Item], bool] = lambda _: False,
+    is_still: Callable[[Item], bool] = _never,
 ) -> tuple[MiniBatch, ...]:
     """Mini-batches of whole, consecutive groups, each dealt evenly to the ranks; same input, same plan.
 
@@ -131,7 +135,7 @@ def _num_computed(micro_batch: MicroBatch, numbers: Mapping[int, int]) -> int:
 
 
 def _mini_batch(
-    groups: Sequence[Sequence[Item]], num_ranks: int, budget: int, is_still: Callable[[Item], bool] = lambda _: False
+    groups: Sequence[Sequence[Item]], num_ranks: int, budget: int, is_still: Callable[[Item], bool] = _never
 ) -> MiniBatch:
     items = list(chain.from_iterable(groups))
     for item in items:
