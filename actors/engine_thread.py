@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from actors.garbage import all_stays
 from actors.messages import EngineFailed, EngineStats, RolloutSpec, SequenceRequest, StartFacts
 from experience.episode import Completion
 from experience.records import Weights
@@ -160,7 +161,8 @@ class EngineThread:
     def _start(self) -> SamplingEngine:
         begin = time.monotonic()
         module, _, name = self._spec.engine.partition(":")
-        make: Callable[[RolloutSpec], SamplingEngine] = getattr(importlib.import_module(module), name)
+        with all_stays():
+            make: Callable[[RolloutSpec], SamplingEngine] = getattr(importlib.import_module(module), name)
         imported = time.monotonic()
         engine = make(self._spec)
         made = time.monotonic()

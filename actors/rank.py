@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from actors import stacks
+from actors.garbage import all_stays
 from actors.rendezvous import ReservedAddress, set_rank_environment
 from experience.records import Batch, BlockHandle, Weights
 from trainers.learner import LearnerSpec
@@ -66,8 +67,9 @@ class Rank:
         is_local = is_single_host and not self._spec.use_gpu
         set_rank_environment(self._rank, self._spec.trainer.num_ranks, master, is_local=is_local)
         begun = time.monotonic()
-        from trainers import assembly  # noqa: F401 - what is imported here is not counted to the model
-        from trainers.zero.group import join_process_group
+        with all_stays():
+            from trainers import assembly  # noqa: F401 - what is imported here is not counted to the model
+            from trainers.zero.group import join_process_group
 
         imported = time.monotonic()
         join_process_group(self._spec.trainer, self._reserved.hand_over(self._rank))

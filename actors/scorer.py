@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actors import stacks, telemetry
+from actors.garbage import all_stays
 from actors.rendezvous import ReservedAddress, set_rank_environment
 from configs.schema.rewards import RewardModelConfig
 from configs.schema.training import TrainerConfig
@@ -49,7 +50,8 @@ class ScorerRank:
     def start(self, master: tuple[str, int], is_single_host: bool) -> None:
         """Load the model; ValueError when it is none that scores. The ranks meet where rank 0 listens, at `master`."""
         config = self._spec.config
-        from trainers.scoring_model import ScoringModel  # takes seconds, which no driver should spend
+        with all_stays():
+            from trainers.scoring_model import ScoringModel  # takes seconds, which no driver should spend
 
         ranks = None
         if config.ranks_per_replica > 1:

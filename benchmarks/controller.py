@@ -24,10 +24,10 @@ import ray
 import torch
 from numpy.typing import NDArray
 
+from actors.garbage import collected_rarely
 from actors.messages import Harvest, Progress, RolloutSpec
 from algorithms.table import resolve
 from benchmarks.modelled_workers import GROUP_SIZE, ModelledFleet, group_result
-from cluster.garbage import collected_rarely
 from cluster.session import ray_session
 from cluster.simulated import CoinRewards, EndlessPrompts, SimulatedLearner
 from configs.schema import ClusterConfig

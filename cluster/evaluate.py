@@ -16,6 +16,7 @@ from actors import weights
 from actors.fleet import RolloutFleet
 from actors.messages import RolloutSpec
 from actors.placement import PlacementRefused
+from cluster.cpus import scorer_cpus
 from cluster.evaluation_inputs import EvaluationRequest, Examinee, examinees, judging
 from cluster.inputs import reward_examples
 from cluster.learned_rewards import LearnedRewards
@@ -64,7 +65,9 @@ async def _evaluate(
             same=_same_answers(request, reading, stack),
         )
         rollout = request.rollout
-        num_cpus = max(rollout.num_workers * rollout.cores_per_worker, learned.num_cpus)
+        num_cpus = max(
+            rollout.num_workers * rollout.cores_per_worker, scorer_cpus(_scorer_specs(request), RewardModelConfig())
+        )
         stack.enter_context(ray_session(request.cluster, num_cpus=num_cpus))
         answers = []
         for _, alike in groupby(models, key=lambda model: model.kind):

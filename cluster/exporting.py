@@ -11,6 +11,7 @@ from actors.learner import PolicyLearner
 from actors.trainer import TrainerGroup
 from algorithms.table import resolve
 from cluster import imitation, preferences, rl_specs, supervise
+from cluster.cpus import learner_cpus, run_cpus
 from cluster.folder import RunFolder
 from cluster.session import ray_session
 from configs.load import load_run
@@ -55,7 +56,7 @@ async def _export(run: Run, chosen: Path, place: Path) -> None:
     """Load the checkpoint into ranks as it was written by, and have them write it."""
     if isinstance(run, RlRun):
         objective = rl_specs.policy_objective(run, resolve(run.algorithm))
-        with ray_session(run.cluster, num_cpus=rl_specs.learner_cpus(run)):
+        with ray_session(run.cluster, num_cpus=learner_cpus(run)):
             spec = rl_specs.learner_spec(run, objective, use_gpu=ray.cluster_resources().get("GPU", 0) > 0)
             learner = await PolicyLearner.start(spec)
             try:
@@ -68,7 +69,7 @@ async def _export(run: Run, chosen: Path, place: Path) -> None:
     own = RunFolder(run)
     own.path.mkdir(parents=True, exist_ok=True)
     inputs = rooms.read_inputs(run, own)  # type: ignore[arg-type]
-    with ray_session(run.cluster, num_cpus=run.trainer.num_ranks * run.trainer.threads_per_rank):
+    with ray_session(run.cluster, num_cpus=run_cpus(run)):
         group = await TrainerGroup.start(supervise.learner_spec(run, inputs))
         try:
             await group.load(chosen)

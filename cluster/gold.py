@@ -26,7 +26,6 @@ class GoldScorers:
         gold = () if run.guard is None else run.guard.gold
         self._learned = LearnedRewards(gold, run.reward_model, prefix="gold-")
         self.pool = RewardPool(gold, run.reward_pool, scorers=self._learned.fleets) if gold else None
-        self.num_cpus = self._learned.num_cpus
 
     @property
     def described(self) -> Mapping[str, Any]:

@@ -18,7 +18,6 @@ class LearnedRewards:
             for spec in rewards
             if spec.model_path is not None
         }
-        self.num_cpus = len(self.fleets) * config.num_replicas * config.ranks_per_replica * config.threads_per_replica
 
     async def start(self, *, use_gpu: bool) -> None:
         """Load every model; returns when all can be asked."""

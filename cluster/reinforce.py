@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import ray
 
 from actors.fleet import FleetFailed, RolloutFleet
+from actors.garbage import collected_rarely
 from actors.learner import PolicyLearner
 from algorithms.algorithm import Algorithm
 from algorithms.table import resolve
 from cluster import rl_specs
 from cluster.colocation import arranged
 from cluster.folder import RunFolder
-from cluster.garbage import collected_rarely
 from cluster.gold import GoldScorers, GuardedParts, make_guard
 from cluster.guarding import Guard
 from cluster.inputs import make_mixer, prompt_tables, reward_examples, sequence_limit, trained_tokenizer
@@ -28,7 +28,7 @@ from cluster.outcome import Outcome
 from cluster.restarts import Resumed, train_with_restarts
 from cluster.resuming import is_same_recipe, run_snapshot
 from cluster.rl_observer import HeldOut, RlObserver
-from cluster.session import ray_session
+from cluster.session import Session
 from cluster.steering import Steering, steered
 from cluster.stopping import Stop
 from cluster.waiting import read_waiting, write_waiting
@@ -102,9 +102,12 @@ def read_inputs(run: RlRun, folder: RunFolder) -> Inputs:
     )
 
 
-async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path | None, stop: Stop) -> Outcome:
+async def train(
+    run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path | None, stop: Stop, session: Session
+) -> Outcome:
     """Train to the last step, or until it is stopped."""
     async with AsyncExitStack() as stack:
+        stack.enter_context(session())
         learned = LearnedRewards(run.rewards, run.reward_model)
         pool = RewardPool(run.rewards, run.reward_pool, scorers=learned.fleets)
         stack.callback(pool.close)
@@ -112,8 +115,6 @@ async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path
         gold = GoldScorers(run)
         stack.callback(gold.close_pool)
         gold.check(reward_examples(inputs.guarded[:2]))
-        num_cpus = rl_specs.num_cpus(run) + learned.num_cpus + gold.num_cpus
-        stack.enter_context(ray_session(run.cluster, num_cpus=num_cpus))
         use_gpu = ray.cluster_resources().get("GPU", 0) > 0
         arrangement = await stack.enter_async_context(arranged(run, use_gpu=use_gpu))
         fleet = RolloutFleet(

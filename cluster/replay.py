@@ -12,6 +12,7 @@ import ray
 from actors.learner import PolicyLearner
 from algorithms.table import resolve
 from cluster import rl_specs
+from cluster.cpus import learner_cpus
 from cluster.folder import RunFolder
 from cluster.inputs import make_mixer, trained_tokenizer
 from cluster.session import ray_session
@@ -80,7 +81,7 @@ async def _learn_again(
     objective = rl_specs.policy_objective(run, algorithm)
     mixer = make_mixer(run, run.mix, trained_tokenizer(run), place)
     assigner = CreditAssigner(algorithm, rl_specs.batch_shape(run), mixer)
-    with ray_session(run.cluster, num_cpus=rl_specs.learner_cpus(run)):
+    with ray_session(run.cluster, num_cpus=learner_cpus(run)):
         use_gpu = ray.cluster_resources().get("GPU", 0) > 0
         learner = await PolicyLearner.start(rl_specs.learner_spec(run, objective, use_gpu=use_gpu))
         try:

@@ -120,14 +120,3 @@ def batch_shape(run: RlRun) -> BatchShape:
         tokens_per_micro_batch=run.trainer.tokens_per_micro_batch,
         max_response_tokens=run.rollout.sampling.max_response_tokens,
     )
-
-
-def num_cpus(run: RlRun) -> int:
-    """Cores that ranks and rollout workers ask for, with all the workers that a run may scale itself to."""
-    return learner_cpus(run) + run.rollout.most_workers * run.rollout.cores_per_worker
-
-
-def learner_cpus(run: RlRun) -> int:
-    """Cores that the ranks of policy, reference and critic ask for."""
-    num_ranks = run.trainer.num_ranks + run.reference.num_ranks + run.critic.num_ranks
-    return num_ranks * run.trainer.threads_per_rank

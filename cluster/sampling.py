@@ -14,6 +14,7 @@ import ray
 
 from actors.fleet import RolloutFleet
 from cluster import rl_specs
+from cluster.cpus import scorer_cpus
 from cluster.evaluate import weights_on_disk
 from cluster.folder import RunFolder
 from cluster.inputs import context_length, prompt_tables, reward_examples, trained_tokenizer
@@ -143,7 +144,7 @@ async def _started(
         pool = RewardPool(rewards, stage.reward_pool, scorers=learned.fleets)
         stack.callback(pool.close)
         pool.start(reward_examples(inputs.sources[0].prompts[:2]))
-        cpus = stage.rollout.num_workers * stage.rollout.cores_per_worker + learned.num_cpus
+        cpus = stage.rollout.num_workers * stage.rollout.cores_per_worker + scorer_cpus(rewards, stage.reward_model)
         stack.enter_context(ray_session(stage.cluster, num_cpus=cpus))
         use_gpu = ray.cluster_resources().get("GPU", 0) > 0
         fleet = RolloutFleet(

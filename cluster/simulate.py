@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from actors.garbage import collected_rarely
 from algorithms.table import resolve
-from cluster.garbage import collected_rarely
 from cluster.plan import speed_model
 from cluster.plan_machines import Machines
 from cluster.plan_sizes import read_sizes
