@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import ray
 
@@ -20,6 +20,11 @@ from trainers.private_files import keep_files_private
 if TYPE_CHECKING:
     from trainers.rank import RankModels
     from trainers.zero.buckets import Bucket
+
+
+# On a CPU, beside an engine that samples meanwhile. A step of an engine is short and waits for the last of its threads:
+# the engine first, and the rank in what it leaves, take a quarter less time together than as equals.
+NICENESS: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +69,8 @@ class Rank:
 
     def start(self, master: tuple[str, int], is_single_host: bool) -> StartFacts:
         """Join the group whose rank 0 listens at `master`, and make the model and its engine."""
+        if not self._spec.use_gpu:
+            os.nice(NICENESS)
         is_local = is_single_host and not self._spec.use_gpu
         set_rank_environment(self._rank, self._spec.trainer.num_ranks, master, is_local=is_local)
         begun = time.monotonic()

@@ -11,13 +11,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import models, steps
+from benchmarks import models
 from benchmarks.contest.machine import machine
 from benchmarks.contest.measured import Measured
 from benchmarks.contest.stored import WORSE, load_ratios, store_ratios, worse
 from benchmarks.contest.table import ratios, table
-
-_CONTESTANTS = ("floor", "synchronous", "asynchronous")
+from benchmarks.steps import Contest, hold
 
 
 def main() -> None:
@@ -33,8 +32,17 @@ def main() -> None:
     if not asked.store:
         load_ratios(asked.ratios)  # a missing file is told before minutes are spent
     with tempfile.TemporaryDirectory() as folder:
-        asked.cases, asked.contestants, asked.out = ["1m-short"], _CONTESTANTS, Path(folder) / "quick.json"
-        found = steps.contest(asked)
+        found = hold(
+            Contest(
+                overrides=asked.overrides,
+                cases=("1m-short",),
+                contestants=("floor", "synchronous", "asynchronous"),
+                rounds=asked.rounds,
+                steps=asked.steps,
+                models=asked.models,
+                out=Path(folder) / "quick.json",
+            )
+        )
     print(table(found))
     print(settle(found, asked.ratios, store=asked.store))
 

@@ -10,6 +10,7 @@ in several calls; a page of tables is written beside it.
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import models
@@ -22,6 +23,19 @@ from configs.load import load_run
 from configs.schema import RlRun
 
 RESULTS = Path("benchmarks/results/steps.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contest:
+    """Who is measured at what, how often. `overrides`: of the recipe, as `key=value`."""
+
+    overrides: Sequence[str] = ()
+    cases: Sequence[str] = tuple(CASES)
+    contestants: Sequence[str] = NAMES
+    rounds: int = 3
+    steps: int = 12
+    models: Path = models.FOLDER
+    out: Path = RESULTS
 
 
 def run(contestant: str, case: Case, settings: Sequence[str], found: Sequence[Measured]) -> Measured:
@@ -39,44 +53,45 @@ def run(contestant: str, case: Case, settings: Sequence[str], found: Sequence[Me
     return summary(steps, named, recipe.rollout.prompts_per_step * recipe.rollout.group_size)
 
 
-def contest(asked: argparse.Namespace) -> list[Measured]:
+def hold(contest: Contest) -> list[Measured]:
     """The rounds, interleaved; each run is saved when it ends."""
-    found = load(asked.out)
-    for name in asked.cases:
+    found = load(contest.out)
+    for name in contest.cases:
         case = CASES[name]
-        models.make(case, asked.models)
-        settings = [*case.settings(asked.models), *asked.overrides, f"num_steps={asked.steps}"]
-        for _ in range(asked.rounds):
-            for contestant in asked.contestants:
+        models.make(case, contest.models)
+        settings = [*case.settings(contest.models), *contest.overrides, f"num_steps={contest.steps}"]
+        for _ in range(contest.rounds):
+            for contestant in contest.contestants:
                 found.append(run(contestant, case, settings, found))
                 print(f"{name} {contestant}: {found[-1].seconds:.2f} s/step", flush=True)
-                save(asked.out, found)
+                save(contest.out, found)
     return found
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    default = Contest()
     options.add_argument("overrides", nargs="*")
-    options.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    options.add_argument("--contestants", nargs="+", choices=NAMES, default=list(NAMES))
-    options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("--steps", type=int, default=12)
-    options.add_argument("--models", type=Path, default=models.FOLDER)
-    options.add_argument("--out", type=Path, default=RESULTS)
+    options.add_argument("--cases", nargs="+", choices=CASES, default=default.cases)
+    options.add_argument("--contestants", nargs="+", choices=NAMES, default=default.contestants)
+    options.add_argument("--rounds", type=int, default=default.rounds)
+    options.add_argument("--steps", type=int, default=default.steps)
+    options.add_argument("--models", type=Path, default=default.models)
+    options.add_argument("--out", type=Path, default=default.out)
     return options
 
 
 def main() -> None:
     """The contest, and its page."""
     options = parser()
-    asked = options.parse_args()
-    if asked.steps <= WARM_STEPS:
-        options.error(f"--steps {asked.steps}: the first {WARM_STEPS} are not counted; ask for more")
-    if not TRL_PYTHON.exists() and {"trl", "trl_vllm"} & set(asked.contestants):
+    contest = Contest(**vars(options.parse_args()))
+    if contest.steps <= WARM_STEPS:
+        options.error(f"--steps {contest.steps}: the first {WARM_STEPS} are not counted; ask for more")
+    if not TRL_PYTHON.exists() and {"trl", "trl_vllm"} & set(contest.contestants):
         options.error(f"{TRL_PYTHON} is missing: `make bench-setup`, or leave trl and trl_vllm out of --contestants")
-    text = page(contest(asked))
-    asked.out.with_suffix(".md").write_text(text)
+    text = page(hold(contest))
+    contest.out.with_suffix(".md").write_text(text)
     print(text)
 
 

@@ -36,6 +36,7 @@ from configs.schema import RlRun
 from experience.prompts import PromptStream, eval_prompts
 from experience.records import Prompt
 from experience.tokenizer import stop_token_ids
+from metrics.meter import Meter
 from metrics.waits import shown
 from rewards.pool import RewardPool
 from rewards.remote import RewardOutage
@@ -153,9 +154,61 @@ async def train(
         return steering.end(outcome)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """The loop, and who looks on, measures, saves and guards."""
+
+    loop: Loop
+    observer: RlObserver
+    meter: Meter
+    saver: Saver
+    guard: Guard | None
+
+    async def close(self) -> None:
+        """After the last step; a run's folder is whole then."""
+        await self.observer.close()
+        await self.saver.close()
+        self.meter.close()
+
+
 async def _train(
     run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, resumed: Resumed | None, steering: Steering
 ) -> Outcome:
+    parts = _joined(run, inputs, folder, roles, resumed, steering)
+    loop, guard = parts.loop, parts.guard
+    with steering.stop.ends(loop.stop, loop.give_up), collected_rarely():
+        try:
+            await loop.run(parts.observer)
+        except (FleetFailed, RewardOutage) as failure:
+            logger.error("stopped after step %d: %s", loop.step, failure)
+        finally:
+            await parts.close()
+            parts.meter.timeline.write(folder.timeline)
+        if loop.is_between_steps:
+            await parts.saver.save(loop.step)
+        else:
+            logger.warning("step %d was cut short, and is not saved: it will be done again", loop.step + 1)
+        is_finished = loop.step == run.num_steps or (guard is not None and guard.has_ended)
+        if is_finished:
+            if guard is not None:
+                await guard.load_end(loop.step)
+            await roles.learner.export(folder.export)
+    evaluations = list(parts.observer.evaluations.values()) or [{}]
+    return Outcome(
+        step=loop.step,
+        is_finished=is_finished,
+        folder=folder.path,
+        export=folder.export if is_finished else None,
+        seconds=parts.meter.timeline.seconds(),
+        first=evaluations[0],
+        last=evaluations[-1],
+    )
+
+
+def _joined(
+    run: RlRun, inputs: Inputs, folder: RunFolder, roles: Roles, resumed: Resumed | None, steering: Steering
+) -> _Parts:
+    """All parts, as the checkpoint left them."""
     steps_done = 0 if resumed is None else resumed.step
     meter = open_meter(run, folder, steps_done, steering)
     assigner = CreditAssigner(inputs.algorithm, rl_specs.batch_shape(run), inputs.mixer)
@@ -169,8 +222,9 @@ async def _train(
         best=best_rule(run),
         saved_step=None if resumed is None else resumed.step,
     )
-    parts = GuardedParts(roles=roles, loop=loop, assigner=assigner, saver=saver)
-    guard = make_guard(run, inputs.guarded, folder, parts)
+    guard = make_guard(
+        run, inputs.guarded, folder, GuardedParts(roles=roles, loop=loop, assigner=assigner, saver=saver)
+    )
     if resumed is not None:
         assigner.restore(resumed.state["assigner"])
         # Under another recipe they would have been sampled or scored in another way.
@@ -183,35 +237,7 @@ async def _train(
     )
     observer = RlObserver(run, roles=roles, meter=meter, folder=folder, held_out=held_out, saver=saver)
     steering.follow(loop.standing, meter)
-    with steering.stop.ends(loop.stop, loop.give_up), collected_rarely():
-        try:
-            await loop.run(observer)
-        except (FleetFailed, RewardOutage) as failure:
-            logger.error("stopped after step %d: %s", loop.step, failure)
-        finally:
-            await observer.close()
-            await saver.close()
-            meter.close()
-            meter.timeline.write(folder.timeline)
-        if loop.is_between_steps:
-            await saver.save(loop.step)
-        else:
-            logger.warning("step %d was cut short, and is not saved: it will be done again", loop.step + 1)
-        is_finished = loop.step == run.num_steps or (guard is not None and guard.has_ended)
-        if is_finished:
-            if guard is not None:
-                await guard.load_end(loop.step)
-            await roles.learner.export(folder.export)
-    evaluations = list(observer.evaluations.values()) or [{}]
-    return Outcome(
-        step=loop.step,
-        is_finished=is_finished,
-        folder=folder.path,
-        export=folder.export if is_finished else None,
-        seconds=meter.timeline.seconds(),
-        first=evaluations[0],
-        last=evaluations[-1],
-    )
+    return _Parts(loop=loop, observer=observer, meter=meter, saver=saver, guard=guard)
 
 
 def _snapshot(

@@ -5,29 +5,30 @@ from statistics import median
 
 from benchmarks.contest.measured import PARTS, Measured
 
-_HEAD = ["", "s/step", "of the floor", "tokens/s", *PARTS, "CPU s/step", "GiB", "s to first step", "rounds"]
+_RATES = ("s/step", "of the floor", "of trl_vllm", "tokens/s")
+_HEAD = ["", *_RATES, *PARTS, "CPU s/step", "GiB", "s to first step", "rounds"]
 
 
-def ratios(found: Sequence[Measured]) -> dict[str, float]:
-    """Of one case: the median over rounds of each contestant's step over the floor's step of the same round."""
-    floors = {each.round: each.seconds for each in found if each.contestant == "floor"}
-    both = [each for each in found if each.round in floors]
+def ratios(found: Sequence[Measured], other: str = "floor") -> dict[str, float]:
+    """Of one case: the median over rounds of each contestant's step over the other's step of the same round."""
+    others = {each.round: each.seconds for each in found if each.contestant == other}
+    both = [each for each in found if each.round in others]
     return {
-        name: median(each.seconds / floors[each.round] for each in both if each.contestant == name)
+        name: median(each.seconds / others[each.round] for each in both if each.contestant == name)
         for name in dict.fromkeys(each.contestant for each in both)
     }
 
 
 def table(found: Sequence[Measured]) -> str:
     """Of one case: medians over the rounds."""
-    against = ratios(found)
+    against = [ratios(found, "floor"), ratios(found, "trl_vllm")]
     lines = ["| " + " | ".join(_HEAD) + " |", "|---" * len(_HEAD) + "|"]
     for name in dict.fromkeys(each.contestant for each in found):
         own = [each for each in found if each.contestant == name]
         cells = [
             name,
             f"{median(each.seconds for each in own):.2f}",
-            f"{against[name]:.2f}" if name in against else "-",
+            *(f"{each[name]:.2f}" if name in each else "-" for each in against),
             f"{median(each.tokens_per_second for each in own):.0f}",
             *(f"{median(each.parts[part] for each in own):.2f}" for part in PARTS),
             f"{median(each.cpu_seconds for each in own):.1f}",

@@ -12,10 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from actors.rank import NICENESS
 from actors.ranks import RanksLost, TrainerGroupError
 from actors.trainer import TrainerGroup
 from configs.schema import CheckpointConfig
@@ -50,6 +53,13 @@ def group(spec: LearnerSpec, cluster: None) -> Iterator[TrainerGroup]:
     started = asyncio.run(TrainerGroup.start(spec))
     yield started
     started.close()
+
+
+def test_a_rank_on_a_cpu_leaves_the_cores_to_engines_first(group: TrainerGroup) -> None:
+    niceness: Any = ray.remote(num_cpus=0)(lambda: os.nice(0))
+    usual = ray.get(niceness.remote())
+    pids = asyncio.run(group._call("pid", [()] * len(group)))
+    assert [psutil.Process(pid).nice() for pid in pids] == [min(usual + NICENESS, 19)] * 2
 
 
 async def learn(spec: LearnerSpec, batches: list[Batch], export: Path) -> list[Any]:

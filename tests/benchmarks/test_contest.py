@@ -59,14 +59,15 @@ def test_a_ratio_is_taken_within_a_round() -> None:
         replace(FLOOR, contestant="trl", round=3, seconds=99.0),
     ]
     assert ratios(found) == {"floor": 1.0, "trl": 2.0}
+    assert ratios(found, "trl") == {"floor": 0.5, "trl": 1.0}
 
 
 def test_a_table_has_a_line_for_each_contestant() -> None:
-    found = [FLOOR, replace(FLOOR, contestant="trl", seconds=5.0), replace(FLOOR, contestant="late", round=1)]
+    found = [FLOOR, replace(FLOOR, contestant="trl_vllm", seconds=5.0), replace(FLOOR, contestant="late", round=1)]
     assert table(found).splitlines()[2:] == [
-        "| floor | 2.00 | 1.00 | 100 | 0.50 | 0.00 | 0.00 | 1.40 | 0.10 | 0.00 | 3.0 | 2.50 | 9 | 1 |",
-        "| trl | 5.00 | 2.50 | 100 | 0.50 | 0.00 | 0.00 | 1.40 | 0.10 | 0.00 | 3.0 | 2.50 | 9 | 1 |",
-        "| late | 2.00 | - | 100 | 0.50 | 0.00 | 0.00 | 1.40 | 0.10 | 0.00 | 3.0 | 2.50 | 9 | 1 |",
+        "| floor | 2.00 | 1.00 | 0.40 | 100 | 0.50 | 0.00 | 0.00 | 1.40 | 0.10 | 0.00 | 3.0 | 2.50 | 9 | 1 |",
+        "| trl_vllm | 5.00 | 2.50 | 1.00 | 100 | 0.50 | 0.00 | 0.00 | 1.40 | 0.10 | 0.00 | 3.0 | 2.50 | 9 | 1 |",
+        "| late | 2.00 | - | - | 100 | 0.50 | 0.00 | 0.00 | 1.40 | 0.10 | 0.00 | 3.0 | 2.50 | 9 | 1 |",
     ]
 
 
