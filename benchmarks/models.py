@@ -36,7 +36,7 @@ _PRETRAIN: dict[str, list[str]] = {
 }
 _SFT: dict[str, list[str]] = {
     "1m": [],
-    "10m": ["num_steps=80", "sequences_per_step=32", "optimizer.learning_rate=7e-4"],
+    "10m": ["num_steps=240", "sequences_per_step=24", "optimizer.learning_rate=1e-3"],
 }
 
 
