@@ -36,12 +36,12 @@ $(BENCH)/ready: requirements-bench.lock
 demo: setup
 	$(BIN)/wutong demo
 
-# Every contestant, two sizes of model, short and long-tailed responses, three rounds: some two hours on two cores (estimated).
+# Every contestant, two sizes of model, short and long-tailed responses, three rounds: some two hours on two cores (estimated from parts).
 # Policies are made once; what benchmarks/results/steps.json has already is kept and added to.
 bench: bench-setup
 	$(BIN)/python -m benchmarks.steps
 
-# Meant for five minutes on two cores (not timed yet), after the first time: exit code 1 where a step became 15 % slower against the floor.
+# Four and a half minutes on two cores, once its policy is made: exit code 1 where a step became 15 % slower against the floor.
 # `make bench-quick STORE=--store` keeps this machine's ratios to compare with.
 bench-quick: setup
 	$(BIN)/python -m benchmarks.quick $(STORE)

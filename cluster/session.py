@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -76,18 +76,19 @@ class _Start:
         self._result: Future[None] = Future()
         self._is_used = False
         self._is_over = threading.Event()
-        threading.Thread(target=self._run, name="ray start", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="ray start", daemon=True)
+        self._thread.start()
 
     @contextlib.contextmanager
     def finished(self) -> Iterator[None]:
-        """Ray is connected inside. Not after other processes were started, which would be taken for Ray's."""
+        """Ray is connected inside. No other process may be started before, which would be taken for Ray's."""
         self._is_used = True
         try:
             self._result.result()
         except BaseException:
             self._kill()
             raise
-        with _watched(_children() - self._earlier):
+        with _watched():
             yield
 
     def end(self) -> None:
@@ -97,6 +98,8 @@ class _Start:
                 self._kill()
             ray.shutdown()
         self._is_over.set()
+        if self._result.done():
+            self._thread.join()
 
     def _kill(self) -> None:
         for process in _children() - self._earlier:
@@ -118,11 +121,13 @@ class _Start:
                     job_config=_OursAlone(_py_driver_sys_path=[str(ROOT)]),
                 )
             logger.info("local Ray cluster at %s", get_node_ip_address())
-        except BaseException as error:  # noqa: BLE001 - Ray gives up with SystemExit
+            with reaping(_children() - self._earlier):
+                self._result.set_result(None)
+                self._is_over.wait()
+        except BaseException as error:  # Ray gives up with SystemExit
+            if self._result.done():
+                raise
             self._result.set_exception(error)
-        else:
-            self._result.set_result(None)
-            self._is_over.wait()
 
 
 class _OursAlone(JobConfig):
@@ -138,14 +143,14 @@ def _joined(config: ClusterConfig, address: str) -> Iterator[None]:
     # Workers get the driver's current folder on their path: from here, no user's `rewards.py` can shadow ours.
     with contextlib.chdir(ROOT), handlers_kept():
         _join(config, address)
-    with _watched(()):
+    with _watched():
         yield
 
 
 @contextlib.contextmanager
-def _watched(processes: Iterable[psutil.Process]) -> Iterator[None]:
-    """Inside, Ray is connected. `processes`: those of a local cluster, which end with this one, however it ends."""
-    with reaping(processes), head_watched(), full_store_told():
+def _watched() -> Iterator[None]:
+    """Ray is connected inside; without its head the process ends."""
+    with head_watched(), full_store_told():
         try:
             yield
         finally:
