@@ -23,7 +23,7 @@ from actors.changes import Changes, race
 from actors.fleet_report import FleetReport
 from actors.leases import Leases
 from actors.messages import RolloutSpec, StartFacts
-from actors.pace import slownesses
+from actors.pace import harvest_pause, slownesses
 from actors.placement import SECONDS_TO_PLACE, PlacementRefused, Room
 from actors.ranks import RanksLost
 from actors.rollout import check_length
@@ -40,9 +40,6 @@ from experience.records import BlockHandle, Prompt, Sampling, TokenBlock, Trajec
 from metrics.waits import waited
 
 logger = logging.getLogger(__name__)
-
-HARVESTS_PER_SECOND = 200  # of all workers together, at most
-LONGEST_PAUSE_SECONDS = 0.5  # of one worker between two of its own, however many there are
 
 
 class FleetFailed(RuntimeError):
@@ -272,8 +269,7 @@ class RolloutFleet:
                 self.leases.settle(group, block, worker)
             self._changes.tell()
             self.leases.request_dispatch()
-            # What finishes meanwhile comes in one message: each costs the driver a millisecond.
-            await asyncio.sleep(min(len(self.workers) / HARVESTS_PER_SECOND, LONGEST_PAUSE_SECONDS))
+            await asyncio.sleep(harvest_pause(len(self.workers)))
 
     async def _keep_pace(self) -> None:
         """Watch for workers that are slower than the others, for ever."""

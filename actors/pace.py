@@ -14,6 +14,8 @@ from actors.messages import Progress
 _NEWEST_SHARE = 0.3  # of the running mean, for what a worker last reported
 _SILENT_STEPS = 20  # a worker with work that tells of no step for so many is no better than a slow one
 _SILENT_SECONDS = 6.0  # at least: reports come every two seconds
+_HARVESTS_PER_SECOND = 200  # of all workers together, at most
+_LONGEST_PAUSE_SECONDS = 0.5  # of one worker between two of its own, however many there are
 
 
 class Pace:
@@ -84,3 +86,9 @@ def median_of(values: Iterable[float | None]) -> float | None:
     """The median of those that are known."""
     known = [value for value in values if value is not None]
     return median(known) if known else None
+
+
+def harvest_pause(num_workers: int) -> float:
+    """Seconds between two harvests of one worker: what finishes meanwhile comes in one message, and each of these costs
+    the driver a millisecond."""
+    return min(num_workers / _HARVESTS_PER_SECOND, _LONGEST_PAUSE_SECONDS)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from actors.messages import Progress
-from actors.pace import Pace, share, slownesses
+from actors.pace import Pace, harvest_pause, share, slownesses
 
 
 def pace(step_seconds: float, steps: int = 100) -> Pace:
@@ -59,3 +59,8 @@ def test_a_share_is_of_the_time_between_two_accounts() -> None:
     after = Progress(num_steps=20, num_tokens=400, busy_seconds=2.0)
     found = share(before, after, seconds=4.0)
     assert (found.tokens_per_second, found.idle_fraction) == (75.0, 0.75)
+
+
+@pytest.mark.parametrize(("num_workers", "seconds"), [(1, 0.005), (64, 0.32), (100, 0.5), (1000, 0.5)])
+def test_harvests_are_200_a_second_and_none_waits_longer_than_half_a_second(num_workers: int, seconds: float) -> None:
+    assert harvest_pause(num_workers) == pytest.approx(seconds)

@@ -36,6 +36,11 @@ class Tenant(RolloutWorker):
         self.__init__(spec, f"tenant-{self._num_lives}")
         return await self.start()
 
+    async def packed(self) -> set[str]:
+        """The modules that multiply with a packed copy of their weights."""
+        part: Any = await self._ask(lambda engine: engine._parts._model)  # type: ignore[attr-defined]
+        return {name for name, module in part._model.named_modules() if hasattr(module, "cpu_linear")}
+
 
 def spec_of(model: Path, stop_token_ids: tuple[int, ...] = (EOS,), **config: Any) -> RolloutSpec:
     chosen = RolloutConfig(**config)
@@ -328,6 +333,9 @@ def test_after_a_load_the_policy_is_the_new_one(
             assert tokens.tolist() == greedy(model, prompt, 24, EOS)
             expected = logprobs_of(model, np.concatenate([prompt, tokens]))[1:]
             np.testing.assert_allclose(logprobs, expected, atol=1e-4)
+    packed = ray.get(worker.packed.remote())
+    assert "lm_head" in packed
+    assert "model.embed_tokens" not in packed, "nothing multiplies with it: each load would pack it in vain"
 
 
 def test_a_response_ends_with_the_first_stop_token(worker: Any, qwen: Path) -> None:
