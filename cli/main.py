@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
+from actors.garbage import all_stays
 from cli.config import config
 from cli.demo import demo
 from cli.diff import diff
@@ -73,7 +74,8 @@ def train(
 
     check_going_on(resume=resume, exact=exact, allow=allow, trust_checkpoint=trust_checkpoint)
     run = load_run(recipe, [*(overrides or ()), *(["cluster.insecure=true"] if insecure_cluster else ())])
-    from cluster.launch import launch  # takes seconds: not before the recipe is known to be sound
+    with all_stays():
+        from cluster.launch import launch  # takes seconds: not before the recipe is known to be sound
 
     outcome = launch(run, resume=resume, exact=exact, allow=allow or (), on_trust=trust_checkpoint)
     if not outcome.is_finished:

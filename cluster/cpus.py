@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from configs.schema import RewardModelConfig, RewardSpec, RlRun, Run
+from configs.schema import BaseRun, RewardModelConfig, RewardSpec, RlRun
 
 
-def run_cpus(run: Run) -> int:
+def run_cpus(run: BaseRun) -> int:
     """Of all processes of a run, with all the workers that it may scale itself to."""
     if not isinstance(run, RlRun):
         return run.trainer.num_ranks * run.trainer.threads_per_rank

@@ -7,15 +7,15 @@ from typing import Any
 
 from actors.garbage import all_stays
 from actors.names import naming
-from cluster.cpus import run_cpus
+from cluster import imitation, preferences, reinforce, supervise
 from cluster.doctor import Doctor
 from cluster.folder import RunFolder
 from cluster.inputs import absolute
 from cluster.keeping import best_rule
 from cluster.outcome import Outcome
+from cluster.plan_start import plan_at_start
 from cluster.resuming import checkpoint_to_resume
 from cluster.run_log import kept_log
-from cluster.session import Session, session_begun
 from cluster.signals import raised
 from cluster.stopping import Stop, Stopped
 from configs.schema import DpoRun, RewardModelRun, RlRun, Run
@@ -37,34 +37,23 @@ def launch(
     with folder.opened(resume=resume), kept_log(folder.log) as log:
         start = checkpoint_to_resume(run, folder, exact=exact, allow=allow, on_trust=on_trust) if resume else None
         folder.write_config(run)
+        plan_at_start(run, folder.plan)
         log.note(f"begun in {folder}" if start is None else f"goes on from {start.name}")
         stop = Stop(grace_seconds=run.grace_seconds, max_hours=run.max_hours)
-        with (
-            raised(Stopped),
-            naming(run.name),
-            watched_by(Doctor(folder.path).report, run.hang_timeout_seconds),
-            session_begun(run.cluster, num_cpus=run_cpus(run)) as session,
-        ):
+        with raised(Stopped), naming(run.name), watched_by(Doctor(folder.path).report, run.hang_timeout_seconds):
             with all_stays():
-                stage = _stage(run, folder, start, stop, session)
+                stage = _stage(run, folder, start, stop)
             outcome = asyncio.run(stop.guards(stage))
         log.note(f"{'finished' if outcome.is_finished else 'stopped'} after step {outcome.step}")
         return outcome
 
 
-def _stage(
-    run: Run, folder: RunFolder, start: Path | None, stop: Stop, session: Session
-) -> Coroutine[Any, Any, Outcome]:
-    """The stage's work, planned, and with its inputs read and checked already."""
-    # All this takes seconds to import, torch among it: Ray starts meanwhile.
-    from cluster import imitation, preferences, reinforce, supervise
-    from cluster.plan_start import plan_at_start
-
-    plan_at_start(run, folder.plan)
+def _stage(run: Run, folder: RunFolder, start: Path | None, stop: Stop) -> Coroutine[Any, Any, Outcome]:
+    """The stage's work, with its inputs read and checked already."""
     if isinstance(run, RlRun):
-        return reinforce.train(run, reinforce.read_inputs(run, folder), folder, start, stop, session)
+        return reinforce.train(run, reinforce.read_inputs(run, folder), folder, start, stop)
     if isinstance(run, RewardModelRun | DpoRun):
         inputs = preferences.read_inputs(run, folder)
     else:
         inputs = imitation.read_inputs(run, folder)
-    return supervise.train(run, inputs, folder, start, stop, session)
+    return supervise.train(run, inputs, folder, start, stop)

@@ -17,6 +17,7 @@ from algorithms.algorithm import Algorithm
 from algorithms.table import resolve
 from cluster import rl_specs
 from cluster.colocation import arranged
+from cluster.cpus import run_cpus
 from cluster.folder import RunFolder
 from cluster.gold import GoldScorers, GuardedParts, make_guard
 from cluster.guarding import Guard
@@ -28,7 +29,7 @@ from cluster.outcome import Outcome
 from cluster.restarts import Resumed, train_with_restarts
 from cluster.resuming import is_same_recipe, run_snapshot
 from cluster.rl_observer import HeldOut, RlObserver
-from cluster.session import Session
+from cluster.session import ray_session
 from cluster.steering import Steering, steered
 from cluster.stopping import Stop
 from cluster.waiting import read_waiting, write_waiting
@@ -103,12 +104,9 @@ def read_inputs(run: RlRun, folder: RunFolder) -> Inputs:
     )
 
 
-async def train(
-    run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path | None, stop: Stop, session: Session
-) -> Outcome:
+async def train(run: RlRun, inputs: Inputs, folder: RunFolder, resume_from: Path | None, stop: Stop) -> Outcome:
     """Train to the last step, or until it is stopped."""
     async with AsyncExitStack() as stack:
-        stack.enter_context(session())
         learned = LearnedRewards(run.rewards, run.reward_model)
         pool = RewardPool(run.rewards, run.reward_pool, scorers=learned.fleets)
         stack.callback(pool.close)
@@ -116,6 +114,7 @@ async def train(
         gold = GoldScorers(run)
         stack.callback(gold.close_pool)
         gold.check(reward_examples(inputs.guarded[:2]))
+        stack.enter_context(ray_session(run.cluster, num_cpus=run_cpus(run)))
         use_gpu = ray.cluster_resources().get("GPU", 0) > 0
         arrangement = await stack.enter_async_context(arranged(run, use_gpu=use_gpu))
         fleet = RolloutFleet(

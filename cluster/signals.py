@@ -2,15 +2,12 @@
 
 import asyncio
 import contextlib
-import ctypes
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-_SIGACTION_BYTES = 256  # Linux has 152
 
 
 class Interrupted(Exception):
@@ -42,23 +39,6 @@ def handlers_kept() -> Iterator[None]:
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def dispositions_kept() -> Iterator[None]:
-    """After this, the kernel does with the signals what it did before, on whatever thread this is.
-
-    Ray's C++ installs handlers below Python's, which end the process; Python sets its own from the main thread only.
-    """
-    libc = ctypes.CDLL(None)
-    earlier = {number: ctypes.create_string_buffer(_SIGACTION_BYTES) for number in SIGNALS}
-    for number, kept in earlier.items():
-        libc.sigaction(number, None, kept)
-    try:
-        yield
-    finally:
-        for number, kept in earlier.items():
-            libc.sigaction(number, kept, None)
 
 
 @contextlib.contextmanager

@@ -61,7 +61,7 @@ class Stop:
             except SystemExit as exit:
                 if exit.code != signal.SIGTERM:
                     raise
-                raise Stopped("SIGTERM") from None  # while a cluster is joined, Ray has its own handler
+                raise Stopped("SIGTERM") from None  # while Ray starts, it has its own handler
 
     @contextlib.contextmanager
     def ends(self, stop: Callable[[], None], give_up: Callable[[], None] | None = None) -> Iterator[None]:

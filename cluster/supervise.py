@@ -8,13 +8,14 @@ from pathlib import Path
 import ray
 
 from actors.trainer import TrainerGroup
+from cluster.cpus import run_cpus
 from cluster.folder import RunFolder
 from cluster.keeping import best_rule
 from cluster.meters import open_meter
 from cluster.outcome import Outcome
 from cluster.restarts import Resumed, train_with_restarts
 from cluster.resuming import run_snapshot
-from cluster.session import Session
+from cluster.session import ray_session
 from cluster.steering import Steering, steered
 from cluster.stopping import Stop
 from configs.digest import config_digest
@@ -54,12 +55,10 @@ def plan_batch(block: TokenBlock, trainer: TrainerConfig) -> Batch:
     return Batch(blocks=(block,), mini_batches=(plan,))
 
 
-async def train(
-    run: SupervisedRun, inputs: Inputs, folder: RunFolder, resume_from: Path | None, stop: Stop, session: Session
-) -> Outcome:
+async def train(run: SupervisedRun, inputs: Inputs, folder: RunFolder, resume_from: Path | None, stop: Stop) -> Outcome:
     """Train to the last step, or until it is stopped."""
     with ExitStack() as stack:
-        stack.enter_context(session())
+        stack.enter_context(ray_session(run.cluster, num_cpus=run_cpus(run)))
         spec = learner_spec(run, inputs)
         async with steered(run, folder, stop) as steering:
             outcome = await train_with_restarts(
