@@ -22,7 +22,7 @@ from vllm.v1.executor import Executor
 from vllm.v1.metrics.stats import SchedulerStats
 
 from actors.adapters import adapter_arguments
-from actors.messages import EngineStats, RolloutSpec, SequenceRequest
+from actors.messages import ChannelSpec, EngineStats, RolloutSpec, SequenceRequest
 from actors.model_part import SEED
 from actors.parts import parts_of
 from actors.weights import Bytes
@@ -113,7 +113,11 @@ class Engine:
                 finished.append((output.request_id, running.completion(str(output.finish_reason))))
         return finished
 
-    def load(self, weights: Weights, contents: Sequence[Sequence[Bytes]]) -> None:
+    def meet(self, spec: ChannelSpec, place: int) -> None:
+        """See SamplingEngine."""
+        self._parts.meet(spec, place)
+
+    def load(self, weights: Weights, contents: Sequence[Sequence[Bytes]] | None) -> None:
         """Replace the weights, between two steps. Running sequences go on under the new version.
 
         An engine that sleeps wakes. Names, shapes and dtypes must have been checked: a failure in here leaves a
@@ -123,7 +127,7 @@ class Engine:
         if self._is_asleep:
             self._core.wake_up()
             self._is_asleep = False
-        self._parts.load(weights, contents)
+        self._parts.receive(weights) if contents is None else self._parts.load(weights, contents)
         # The old weights' keys and values must not serve the new ones: those of running sequences are
         # computed anew, so each token's log-prob is exactly that of its version.
         if self._spec.config.recompute_kv or not self._running:

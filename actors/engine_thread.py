@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from actors.garbage import all_stays
-from actors.messages import EngineFailed, EngineStats, RolloutSpec, SequenceRequest, StartFacts
+from actors.messages import ChannelSpec, EngineFailed, EngineStats, RolloutSpec, SequenceRequest, StartFacts
 from experience.episode import Completion
 from experience.records import Weights
 
@@ -54,11 +54,15 @@ class SamplingEngine(Protocol):
         """Sample one more token of every running sequence; the finished ones, by request id."""
         ...
 
-    def load(self, weights: Weights, contents: "Sequence[Sequence[Bytes]]") -> None:
+    def load(self, weights: Weights, contents: "Sequence[Sequence[Bytes]] | None") -> None:
         """Replace the weights, between two steps. Running sequences go on under the new version.
 
-        An engine that sleeps wakes. `contents`: the bytes of every bucket, proven.
+        An engine that sleeps wakes. `contents`: the bytes of every bucket, proven; None: they come through the channel.
         """
+        ...
+
+    def meet(self, spec: ChannelSpec, place: int) -> None:
+        """Meet the other ends of a channel, from `place` on with as many as it has devices."""
         ...
 
     def check(self) -> None:

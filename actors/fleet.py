@@ -23,19 +23,20 @@ from actors.changes import Changes, race
 from actors.fleet_report import FleetReport
 from actors.leases import Leases
 from actors.messages import RolloutSpec, StartFacts
+from actors.offers import Outdated, WeightsGone
 from actors.pace import harvest_pause, slownesses
 from actors.placement import SECONDS_TO_PLACE, PlacementRefused, Room
 from actors.ranks import RanksLost
 from actors.rollout import check_length
 from actors.rollout_handle import (
     SECONDS_BETWEEN_LOOKS,
-    WeightsGone,
     WorkerHandle,
     WorkerLost,
     one_line,
     resources,
 )
 from actors.rooms import Rooms
+from actors.rounds import Rounds
 from experience.records import BlockHandle, Prompt, Sampling, TokenBlock, Trajectory, Weights
 from metrics.waits import waited
 
@@ -72,6 +73,7 @@ class RolloutFleet:
         self._changes = Changes("rollout fleet")
         self._pacing: asyncio.Task[None] | None = None
         self._report = FleetReport()
+        self._rounds = Rounds(spec, self.workers)
 
     async def start(self) -> None:
         """Start all workers at once; returns when each has an engine. They serve from the first `load` on.
@@ -176,6 +178,7 @@ class RolloutFleet:
         tasks = [*self._lives.values(), *([self._pacing] if self._pacing else [])]
         for task in tasks:
             task.cancel()
+        await self._rounds.close()
         await waited(asyncio.gather(*tasks, return_exceptions=True), what="the end", owner="rollout workers")
         self._fail(FleetFailed("the rollout fleet was closed"))
 
@@ -250,9 +253,11 @@ class RolloutFleet:
         weights = self._weights
         assert weights is not None
         try:
-            await worker.load(weights)
+            await self._rounds.load(worker, weights)
         except WeightsGone as gone:
             self._lose(weights, gone)
+            await self._changes.until(lambda: self._weights is not weights)
+        except Outdated:
             await self._changes.until(lambda: self._weights is not weights)
 
     def _must_sleep(self, worker: WorkerHandle) -> bool:

@@ -150,3 +150,14 @@ class WorkerStatus:
     error: str | None
     engine: EngineStats = EngineStats()
     log: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelSpec:
+    """Where a channel's processes meet. `size`: of them all; the one that sends has place 0, and listens there."""
+
+    host: str
+    port: int
+    size: int
+    timeout_seconds: float
+    use_gpu: bool

@@ -1,6 +1,7 @@
 """The part of the model that one device holds: how its weights are replaced, and tokens drawn from its logits."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ from vllm.distributed import get_tp_group
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+from actors.channel import Channel, fingerprint, flat_bytes, tensors_in
 from actors.sampler import SeededSampler
+from actors.weights import Bucket, checksum_of
+from experience.records import Weights
 
 SEED = "seed"  # where a request carries its own, in SamplingParams.extra_args
 
@@ -27,6 +31,7 @@ class ModelPart:
         if not use_gpu:
             spare_embedding_kernels(self._model)
         group = get_tp_group()
+        self.place = group.rank_in_group  # among the parts
         # All parts see the same logits, but a GPU's cumulative sums may round otherwise each time: one part draws.
         agreed = group.broadcast if group.world_size > 1 else None
         runner.sampler.topk_topp_sampler = SeededSampler(self._rows, agreed)
@@ -54,6 +59,26 @@ class ModelPart:
         """Every tensor was taken."""
         finalize_layerwise_reload(self._model, self._config)
         repack_tied_head(self._model)
+
+    def receive(self, weights: Weights, channel: Channel | None) -> str:
+        """`load` of what comes through the channel, bucket by bucket; the checksum over it.
+
+        A bucket that is not what was offered is not loaded, nor any that follows; they are received all the same, since
+        the other ends receive them.
+        """
+        assert channel is not None, "its process has not met the others"
+        found: list[Bucket] = []
+        for bucket in weights.handle:
+            flat = channel.receive(flat_bytes(bucket.facts))
+            found.append(replace(bucket, checksum=fingerprint(flat)))
+            if found != list(weights.handle[: len(found)]):
+                continue
+            if len(found) == 1:
+                self.begin()
+            self.take(tensors_in(bucket.facts, flat))
+        if found == list(weights.handle):
+            self.finish()
+        return checksum_of(found)
 
     def _rows(self) -> tuple[list[int], NDArray[np.integer]]:
         """Seed and number of tokens of each sequence of the batch under way."""

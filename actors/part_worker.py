@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+from actors.channel import Channel, rejoined
 from actors.lifeline import end_with
+from actors.messages import ChannelSpec
 from actors.model_part import ModelPart
 from actors.shared_bytes import shared_at
 from actors.unnamed import unname_all
 from actors.weights import Bucket, TensorFacts, checksum_of, digest, tensors_in
+from experience.records import Weights
 
 
 class PartWorker:
@@ -20,6 +23,7 @@ class PartWorker:
     model_config: Any
     _part: ModelPart
     _taken: list[Bucket]
+    _channel: Channel | None = None
 
     def hold_part(self, use_gpu: bool, parent: int) -> None:
         """Prepare for the first weights. `parent`: the process that started this one."""
@@ -42,6 +46,14 @@ class PartWorker:
         self._part.take(tensors_in(facts, contents))
         self._taken.append(Bucket(facts=tuple(facts), checksum=found, handle=None))
         return found
+
+    def meet_in_channel(self, spec: ChannelSpec, place: int) -> None:
+        """Meet the other ends; `place`: that of the first of these processes."""
+        self._channel = rejoined(self._channel, spec, place + self._part.place)
+
+    def receive_weights(self, weights: Weights) -> str:
+        """Load what comes through the channel; the checksum over it."""
+        return self._part.receive(weights, self._channel)
 
     def finish_load(self) -> str:
         """All buckets were taken; the checksum over them."""

@@ -10,7 +10,8 @@ from vllm.config import VllmConfig
 from vllm.lora.request import LoRARequest
 
 from actors.adapters import EngineAdapter
-from actors.messages import RolloutSpec
+from actors.channel import Channel, rejoined
+from actors.messages import ChannelSpec, RolloutSpec
 from actors.model_part import ModelPart
 from actors.shared_bytes import shared
 from actors.unnamed import unname
@@ -28,6 +29,14 @@ class Parts(Protocol):
 
     def load(self, weights: Weights, contents: Sequence[Sequence[Bytes]]) -> None:
         """Replace the weights; returns when every part has proven that it holds them."""
+        ...
+
+    def meet(self, spec: ChannelSpec, place: int) -> None:
+        """Have every part meet the other ends of a channel, the first at `place`."""
+        ...
+
+    def receive(self, weights: Weights) -> None:
+        """`load` of what comes through the channel. RuntimeError where it is not what was offered."""
         ...
 
     def check(self) -> None:
@@ -48,6 +57,7 @@ class OwnPart:
     def __init__(self, executor: Any, spec: RolloutSpec, config: VllmConfig) -> None:
         runner = executor.driver_worker.worker.model_runner
         self._model = ModelPart(runner, config.model_config, use_gpu=spec.use_gpu)
+        self._channel: Channel | None = None
         self._adapter = None if spec.adapter is None else EngineAdapter(spec.adapter, runner, config)
 
     @property
@@ -60,6 +70,14 @@ class OwnPart:
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             (self._adapter or self._model).load(tensors_of(weights, contents))
+
+    def meet(self, spec: ChannelSpec, place: int) -> None:
+        """See Parts."""
+        self._channel = rejoined(self._channel, spec, place)
+
+    def receive(self, weights: Weights) -> None:
+        """See Parts."""
+        agree(f"weights version {weights.version}", weights.checksum, [self._model.receive(weights, self._channel)])
 
     def check(self) -> None:
         """See Parts: without this process nobody asks."""
@@ -82,6 +100,14 @@ class SpawnedParts:
                 found = self._ask("take_bucket", index, place, bucket.facts, bucket.checksum)
             agree(f"weights version {weights.version}, bucket {index}", bucket.checksum, found)
         agree(f"weights version {weights.version}", weights.checksum, self._ask("finish_load"))
+
+    def meet(self, spec: ChannelSpec, place: int) -> None:
+        """See Parts."""
+        self._ask("meet_in_channel", spec, place)
+
+    def receive(self, weights: Weights) -> None:
+        """See Parts."""
+        agree(f"weights version {weights.version}", weights.checksum, self._ask("receive_weights", weights))
 
     def check(self) -> None:
         """See Parts."""

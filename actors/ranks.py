@@ -42,6 +42,7 @@ class RankGroup:
 
     rank_class: type[Rank] = Rank
     title = "trainer"
+    changing = frozenset(("update", "learn", "learn_from", "load"))  # calls after which the weights are others
 
     def __init__(
         self, spec: LearnerSpec, ranks: Sequence[Any], facts: Sequence[StartFacts], room: Room | None = None
@@ -50,6 +51,7 @@ class RankGroup:
         self._ranks = ranks
         self._room = room
         self.start_facts = facts
+        self.num_changes = 0  # of the weights; before a call that changes them is made, it counts
         self._failure: str | None = None
 
     @classmethod
@@ -130,6 +132,7 @@ class RankGroup:
         """The method's results, one a rank. The first failure ends the group with TrainerGroupError."""
         if self._failure:
             raise TrainerGroupError(self._failure)
+        self.num_changes += method in self.changing
         begun = time.monotonic()
         calls = [
             asyncio.wrap_future(getattr(rank, method).remote(*own).future())

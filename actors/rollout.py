@@ -18,6 +18,7 @@ from actors import stacks
 from actors.engine_thread import EngineThread, Finished, SamplingEngine
 from actors.last_lines import keep_last_lines
 from actors.messages import (
+    ChannelSpec,
     EngineFailed,
     GroupRequest,
     GroupResult,
@@ -29,7 +30,7 @@ from actors.messages import (
     StartFacts,
     WorkerStatus,
 )
-from actors.weights import check_complete, expected_shapes, fetch
+from actors.weights import check_complete, expected_shapes, fetch, has_bytes
 from experience.beam import NextTokens, beam_search
 from experience.episode import Completion, Generate, Transcript, pack, sample_seed, single_turn
 from experience.records import TokenBlock, Weights
@@ -78,14 +79,19 @@ class RolloutWorker:
     async def load(self, weights: Weights) -> str:
         """Take these weights into use, also under running sequences; the checksum of what was loaded.
 
-        ValueError, with the engine as it was, when they are not what was published or do not fit.
+        ValueError, with the engine as it was, when they are not what was published or do not fit. Weights without bytes
+        come through the channel that was joined; where they are other ones, or don't come, that ends the engine.
         """
-        contents = await fetch(weights)
+        contents = await fetch(weights) if has_bytes(weights) else None
         tied = await self._ask(lambda engine: engine.ties_embeddings)
         check_complete(weights, self._expected, may_miss=("lm_head.weight",) if tied else ())
         await self._ask(lambda engine: engine.load(weights, contents))
         self._version = weights.version
         return weights.checksum
+
+    async def meet(self, spec: ChannelSpec, place: int) -> None:
+        """Meet the other ends of a channel, between two steps of the engine; `place`: that of its first device."""
+        await self._ask(lambda engine: engine.meet(spec, place))
 
     async def sleep(self) -> Progress:
         """Drop what is sampled, and leave the device's memory to others; the next `load` takes it again.

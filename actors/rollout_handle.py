@@ -12,6 +12,7 @@ from ray.exceptions import ObjectLostError, RayError, RayTaskError
 from actors.engine_environment import environment
 from actors.leases import Lessee
 from actors.messages import (
+    ChannelSpec,
     EngineFailed,
     EngineStats,
     GroupRequest,
@@ -22,6 +23,7 @@ from actors.messages import (
     WorkerStatus,
 )
 from actors.names import actor_name
+from actors.offers import WeightsGone
 from actors.placement import GPU_SHARE
 from actors.rollout import RolloutWorker
 from actors.store import FULL, StoreFull
@@ -37,10 +39,6 @@ Reply = TypeVar("Reply")
 
 class WorkerLost(RuntimeError):
     """A rollout worker that can't serve any more. Its groups may be sampled by another one."""
-
-
-class WeightsGone(RuntimeError):
-    """Published weights that nobody has any more: the rank that published them died, or its node."""
 
 
 class WorkerHandle(Lessee):
@@ -85,11 +83,24 @@ class WorkerHandle(Lessee):
         self.node = facts.node
         return facts
 
-    async def load(self, weights: Weights) -> None:
-        """Give it these weights; returns when it has proven that it holds them. WeightsGone where nobody has them."""
+    async def meet(self, spec: ChannelSpec, place: int) -> None:
+        """Have it meet the other ends of a channel; `place`: that of the first of its devices."""
+        self.is_loading = True
+        try:
+            reply = self.actor.meet.remote(spec, place)
+            await self._reply("meeting in a channel", reply, self._config.start_timeout_seconds)
+        finally:
+            self.is_loading = False
+
+    async def load(self, weights: Weights, sent: Weights | None = None) -> None:
+        """Give it these weights; returns when it has proven that it holds them. WeightsGone where nobody has them.
+
+        `sent`: the same, as it is to be loaded; without bytes, they come through the channel that was joined.
+        """
+        sent = sent or weights
         self._sampled()
         begun, self.is_loading = time.monotonic(), True
-        reply = self.actor.load.remote(weights)
+        reply = self.actor.load.remote(sent)
         try:
             checksum = await self._reply("loading weights", reply, self._config.start_timeout_seconds)
         finally:
@@ -98,8 +109,8 @@ class WorkerHandle(Lessee):
         actor_span(self.name, "load", begun)
         self._sampling_since = time.monotonic() if self.leased else None
         self.pace.begin()
-        if checksum != weights.checksum:
-            raise self._lost(f"loaded checksum {checksum}, published was {weights.checksum}")
+        if checksum != sent.checksum:
+            raise self._lost(f"loaded checksum {checksum}, published was {sent.checksum}")
         self.weights = weights
 
     async def sleep(self) -> None:

@@ -1,11 +1,11 @@
-"""The way of the weights from the trainer to the rollout workers: both ends.
+"""The way of the weights from the trainer to the rollout workers by the store: both ends.
 
 The trainer's rank 0 hands over buckets of tensors; each becomes one object of Ray's store, from which the
 workers of a node read without a copy. A published version names every tensor and the checksum of every
 bucket, so a worker knows that it holds what the trainer sent before it samples a token.
 
-This is the transport for CPUs and, by way of host memory, for GPUs. Broadcasting from device to device
-(NCCL, CUDA IPC) is not built; it would replace `publish` and `fetch`, and nothing else.
+The other way, from device to device, is in channel.py (the bytes), offers.py (the ranks) and rounds.py (the fleet);
+what a published version is, and what proves it, is the same.
 """
 
 import asyncio
@@ -45,7 +45,8 @@ class TensorFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bucket:
-    """Some tensors that travel together. `handle` names the list of their bytes, in the order of `facts`."""
+    """Some tensors that travel together. `handle` names the list of their bytes, in the order of `facts`; None where
+    they do not lie in the store."""
 
     facts: tuple[TensorFacts, ...]
     checksum: str
@@ -71,6 +72,11 @@ def _send(tensors: Sequence[NamedTensor]) -> Bucket:
     return Bucket(
         facts=tuple(facts_of(name, tensor) for name, tensor in tensors), checksum=checksum.result(), handle=handle
     )
+
+
+def has_bytes(weights: Weights) -> bool:
+    """Whether they lie in the store; else they are sent through a channel (actors/channel.py)."""
+    return all(bucket.handle is not None for bucket in weights.handle)
 
 
 async def fetch(weights: Weights) -> list[list[Bytes]]:

@@ -1,6 +1,6 @@
 """How long the weights take from the trainer to one engine and to several, against copying as many bytes.
 
-    python -m benchmarks.sync [--rounds 7] [--engines 1 4] [--json FILE]
+    python -m benchmarks.sync [--rounds 7] [--engines 1 4] [--transport store] [--json FILE]
 
 A real ZeRO rank publishes 100 M parameters in float32, real vLLM engines load them. Copies and syncs take turns, so
 that all see the same machine. The parts of a sync are measured apart, one after the other.
@@ -13,10 +13,10 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import ray
@@ -32,7 +32,7 @@ from cluster.rl_specs import engine_threads
 from cluster.session import ray_session
 from configs.schema import ClusterConfig
 from configs.schema.model import ModelConfig
-from configs.schema.rollout import RolloutConfig
+from configs.schema.rollout import RolloutConfig, WeightTransport
 from configs.schema.training import OptimizerConfig, TrainerConfig
 from experience.records import Weights
 from trainers.learner import LearnerSpec
@@ -105,13 +105,15 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-async def measure(folder: Path, counts: Sequence[int], rounds: int) -> tuple[list[Sync], list[Part]]:
+async def measure(
+    folder: Path, counts: Sequence[int], rounds: int, transport: WeightTransport = "store"
+) -> tuple[list[Sync], list[Part]]:
     """Syncs to so many engines in turn with copies, then the parts. The first round makes the memory, and is left out.
 
     `folder`: a policy in Hugging Face format. Ray must run.
     """
-    group = await RatedGroup.start(_learner_spec(folder))
-    num_bytes = sum(facts.num_bytes for bucket in (await group.publish(0)).handle for facts in bucket.facts)
+    group = await RatedGroup.start(replace(_learner_spec(folder), weight_transport=transport))
+    num_bytes = sum(facts.num_bytes for bucket in (await group.store(0)).handle for facts in bucket.facts)
     copies: dict[str, list[float]] = {COPY: [], NEW_MEMORY: []}
     syncs = [await _synced(group, _rollout_spec(folder, count), num_bytes, rounds, copies) for count in counts]
     parts = await _parts(group, _rollout_spec(folder, 1), rounds)
@@ -164,7 +166,7 @@ async def _parts(group: RatedGroup, spec: RolloutSpec, rounds: int) -> list[Part
     await worker.start.remote()
     found: dict[str, list[float]] = {}
     for version in range(rounds + 1):
-        told = await group.parts() | await worker.parts.remote(await group.publish(version))
+        told = await group.parts() | await worker.parts.remote(await group.store(version))
         for name, seconds in told.items():
             found.setdefault(name, []).append(seconds)
     ray.kill(worker)
@@ -213,6 +215,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--engines", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--transport", choices=get_args(WeightTransport), default="store")
     parser.add_argument("--size", default="100M", help="of benchmarks/rollout.py")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
@@ -220,7 +223,7 @@ def main() -> None:
         folder = Path(root) / "policy"
         make_policy(folder, asked.size)
         with ray_session(ClusterConfig(), num_cpus=max(asked.engines) + 2):
-            found, parts = asyncio.run(measure(folder, asked.engines, asked.rounds))
+            found, parts = asyncio.run(measure(folder, asked.engines, asked.rounds, asked.transport))
     print(f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, {found[0].num_bytes / 1e6:.0f} MB")
     print(table(found, parts))
     if asked.json:

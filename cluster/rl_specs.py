@@ -41,6 +41,7 @@ def learner_spec(run: RlRun, objective: PolicyObjective, *, use_gpu: bool) -> Le
         updates_per_batch=updates,
         reference=run.reference,
         lora_sync=run.rollout.lora_sync,
+        weight_transport=run.rollout.weight_transport,
         config_digest=config_digest(run),
         measures_kl=run.measures_kl,
         use_gpu=use_gpu,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from configs.schema.model import ModelConfig
-from configs.schema.rollout import LoraSync
+from configs.schema.rollout import LoraSync, WeightTransport
 from configs.schema.training import CriticConfig, OptimizerConfig, ReferenceConfig, TrainerConfig
 from trainers.objective import Objective
 from trainers.policy import PolicyObjective
@@ -35,4 +35,5 @@ class LearnerSpec:
     config_digest: str = ""
     measures_kl: bool = False
     lora_sync: LoraSync = "merged"
+    weight_transport: WeightTransport = "store"
     use_gpu: bool = False

@@ -9,6 +9,7 @@ from configs.schema.model import Dtype
 from configs.schema.placement import PlacementConfig
 
 LoraSync = Literal["merged", "adapter"]
+WeightTransport = Literal["store", "broadcast"]
 
 
 class SamplingConfig(Section):
@@ -68,6 +69,8 @@ class RolloutConfig(Section):
     """Precision of the engine's weights; should equal model.dtype."""
     lora_sync: LoraSync = "merged"
     """What is sent after an update with model.lora: all weights, adapters merged into them, or the adapter alone."""
+    weight_transport: WeightTransport = "store"
+    """By way of host memory and Ray's object store; or from device to device (NCCL, between CPUs gloo), all at once."""
     max_running_sequences: int = Field(default=512, ge=1)
     """Sequences that one engine decodes at the same time."""
     tensor_parallel_size: int = Field(default=1, ge=1)
@@ -107,6 +110,20 @@ class RolloutConfig(Section):
             raise ValueError(
                 f"tensor_parallel_size={self.tensor_parallel_size} with lora_sync=adapter: an engine on several "
                 "devices takes no adapters yet; set lora_sync=merged, or tensor_parallel_size=1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_way(self) -> "RolloutConfig":
+        if self.weight_transport == "broadcast" and self.colocated:
+            raise ValueError(
+                "weight_transport=broadcast with colocated=true: a rank and an engine on one GPU can't be in one "
+                "group of NCCL; set weight_transport=store"
+            )
+        if self.weight_transport == "broadcast" and self.lora_sync == "adapter":
+            raise ValueError(
+                "weight_transport=broadcast with lora_sync=adapter: an adapter is small, and goes by way of the "
+                "store; set weight_transport=store, or lora_sync=merged"
             )
         return self
 

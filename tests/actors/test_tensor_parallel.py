@@ -1,7 +1,8 @@
 """One engine on two devices, here two processes on a CPU, against transformers and the sampler's own arithmetic."""
 
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,18 @@ import ray
 import torch
 from transformers import PreTrainedModel
 
+from actors.channel import Channel, fingerprint, flattened
 from actors.engine_environment import environment
-from actors.messages import EngineFailed, RolloutSpec
+from actors.messages import ChannelSpec, EngineFailed, RolloutSpec
+from actors.rendezvous import ReservedAddress
 from actors.rollout import RolloutWorker
 from actors.sampler import uniform
-from actors.weights import Bytes, fetch
+from actors.weights import Bucket, Bytes, checksum_of, facts_of, fetch
 from configs.schema.rollout import RolloutConfig
 from experience.episode import sample_seed
 from experience.records import Weights
 from tests.actors.test_rollout import publish, request, sample
-from tests.actors.tiny_policies import greedy, load_policy, logprobs_of, make_policy
+from tests.actors.tiny_policies import greedy, load_policy, logprobs_of, make_policy, named_tensors
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
@@ -42,6 +45,18 @@ class Twofold(RolloutWorker):
         def load(engine: Any) -> str:
             try:
                 engine.load(weights, contents)
+            except RuntimeError as error:  # here, since whatever leaves the engine's thread ends it
+                return str(error)
+            return ""
+
+        return await self._ask(load)
+
+    async def receive(self, weights: Weights) -> str:
+        """What the engine says of weights that come through the channel."""
+
+        def load(engine: Any) -> str:
+            try:
+                engine.load(weights, None)
             except RuntimeError as error:  # here, since whatever leaves the engine's thread ends it
                 return str(error)
             return ""
@@ -143,6 +158,39 @@ def test_bytes_that_changed_on_the_way_are_refused_by_every_process(worker: Any,
     assert ray.get(worker.load.remote(published)) == published.checksum
     ((tokens, _, _),) = sample(worker, [request(0, temperature=0.0, num_samples=1)])[0]
     assert tokens.tolist() == greedy(load_policy(policies[0]), np.array(PROMPT), 24, EOS)
+
+
+def test_both_devices_receive_what_is_sent_to_all_and_tell_when_it_is_not_what_was_offered(
+    worker: Any, policies: list[Path]
+) -> None:
+    reserved = ReservedAddress()
+    (host, port), listener = reserved.address, reserved.hand_over(0)
+    spec = ChannelSpec(host=host, port=port, size=3, timeout_seconds=60, use_gpu=False)
+    met = worker.meet.remote(spec, 1)
+    sender = Channel(spec, 0, listener)
+    ray.get(met)
+    tensors = named_tensors(load_policy(policies[0]))
+    sent = [tensors[:3], tensors[3:]]
+    facts = [tuple(facts_of(name, tensor) for name, tensor in bucket) for bucket in sent]
+    flats = [flattened(bucket, own) for bucket, own in zip(sent, facts, strict=True)]
+    buckets = tuple(
+        Bucket(facts=own, checksum=fingerprint(flat), handle=None) for own, flat in zip(facts, flats, strict=True)
+    )
+    offered = Weights(version=3, checksum=checksum_of(buckets), handle=buckets)
+
+    def receive(flats: Sequence[torch.Tensor]) -> str:
+        told = worker.receive.remote(offered)
+        for flat in flats:
+            sender.send(flat)
+        return ray.get(told)
+
+    assert receive(flats) == ""
+    ((tokens, _, _),) = sample(worker, [request(0, PROMPT, temperature=0.0, num_samples=1)])[0]
+    assert tokens.tolist() == greedy(load_policy(policies[0]), np.array(PROMPT), 24, EOS)
+    flats[0][0] ^= 1
+    wrong = receive(flats)
+    assert re.fullmatch(r"weights version 3 has checksum \w+ as published, but process 0 .*; process 1 .*", wrong)
+    ray.get(worker.load.remote(publish(policies[1], 4)))
 
 
 def test_the_death_of_one_process_is_told_and_ends_the_other(worker: Any) -> None:
