@@ -100,7 +100,7 @@ def tensors_in(facts: Sequence[TensorFacts], flat: Tensor) -> Iterator[NamedTens
 
 def fingerprint(flat: Tensor) -> str:
     """A checksum that any device can make: the sum of the bucket's 8-byte words, and that of each times its place,
-    both modulo 2^64. It tells every changed word, and words that changed places."""
+    both modulo 2^64. It tells any one word that changed, and nearly all that changed places."""
     words = flat.view(torch.int64)
     sums = torch.zeros(2, dtype=torch.int64, device=flat.device)
     for start in range(0, len(words), _CHUNK_WORDS):

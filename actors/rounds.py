@@ -101,7 +101,10 @@ class Rounds:
         if isinstance(problem, BaseException):
             raise problem
         if problem is not None or any(failures):
-            logger.warning("no channel to the rollout workers (%s): this version goes by way of the store", problem)
+            logger.warning(
+                "no channel to the rollout workers (%s): this version goes by way of the store",
+                problem or "a worker is lost",
+            )
             return False
         self._sharing = wanted
         return True
@@ -115,7 +118,9 @@ class Rounds:
         problem = await waited(sending, what="the end of sending", owner="trainer ranks", seconds=math.inf)
         if problem is not None or not is_whole:
             self._sharing = set()
-            logger.warning("weights version %d did not reach every worker: %s", offer.weights.version, problem)
+            logger.warning(
+                "weights version %d did not reach every worker: %s", offer.weights.version, problem or "one is lost"
+            )
 
 
 async def _loaded(together: Sequence[_Asked], sent: Weights) -> bool:
